@@ -1,0 +1,5 @@
+import sys
+
+from lmcraft.cli import main
+
+sys.exit(main())
