@@ -1,0 +1,143 @@
+"""Stage `sft`: model + conversations -> a model that answers (supervised fine-tuning)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from lmcraft.inference.devices import resolve_device
+from lmcraft.model import load_model, save_model
+from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, UserError, count
+from lmcraft.tokens import Tokenizer
+from lmcraft.training.config import TrainingConfig
+from lmcraft.training.hardware import resolve_precision
+from lmcraft.training.loader import Loader
+from lmcraft.training.loop import resolve_machine, train
+from lmcraft.training.objectives import next_token
+from lmcraft.training.pretrain import CPU_MICRO_TOKENS, GPU_MICRO_TOKENS, copy_tokenizer, print_resolved
+
+
+class SFTConfig(TrainingConfig):
+    """Fine-tuning on conversations: the loss is on the assistant's words and their stop token only."""
+
+    learning_rate: float = Field(0.01, gt=0, description="peak rate of the matrices")
+    embedding_learning_rate: float = Field(0.003, gt=0, description="peak rate of AdamW for embeddings and head")
+    norm_learning_rate: float = Field(0.001, gt=0, description="peak rate of AdamW for norm weights")
+    weight_decay: float = Field(0.0, ge=0)
+    decay: float = Field(0.8, ge=0, le=1, description="share of the steps, at the end, in which the rate falls")
+    batch_tokens: int = Field(8192, gt=0, description="tokens of a step")
+    epochs: float = Field(1.0, gt=0, description="how often each conversation is seen")
+
+
+class Conversations:
+    """Tokenised conversations; trained on the assistant's tokens."""
+
+    def __init__(self, file: Path, tokenizer: Tokenizer, longest: int):
+        self.ids: list[NDArray[np.int64]] = []
+        self.masks: list[NDArray[np.bool_]] = []
+        self.too_long = 0
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                ids, mask = tokenizer.encode_chat(json.loads(line)["messages"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{file.name}:{number}: not a conversation ({error}); each line needs `messages`") from None
+            if len(ids) > longest:
+                self.too_long += 1
+            else:
+                self.ids.append(np.asarray(ids, np.int64))
+                self.masks.append(np.asarray(mask, np.bool_))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.asarray([len(ids) for ids in self.ids], np.int64)
+
+    def tokens_of(self, number: int) -> NDArray[np.int64]:
+        return self.ids[number]
+
+    def trained_on(self, number: int) -> NDArray[np.bool_]:
+        return self.masks[number]
+
+
+def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[str, Any]:
+    tokenizer = Tokenizer.load(inputs["model"])
+    model = load_model(inputs["model"])
+    row = model.config.max_position_embeddings
+    conversations = Conversations(inputs["conversations"] / "train.jsonl", tokenizer, row)
+    if not conversations.ids:
+        raise UserError(
+            f"none of the {conversations.too_long} conversations fits the model's context of {row} tokens; "
+            "pretrain with a longer context"
+            if conversations.too_long
+            else "there are no conversations to learn from"
+        )
+    rows = max(1, config.batch_tokens // row)
+    loader = Loader(conversations, row, rows, config.seed, split=False)
+    epoch_rows = len(loader.epoch(0))
+    steps = max(1, round(config.epochs * epoch_rows / rows))
+    on_gpu = resolve_device(runtime.device).type == "cuda"
+    micro = config.micro_batch_tokens or (GPU_MICRO_TOKENS if on_gpu else CPU_MICRO_TOKENS)
+    micro_rows = max(1, min(rows, micro // row))
+    machine = resolve_machine(model, config, runtime, steps * rows * row, micro_rows * row)
+    resolved = {
+        "plan": {
+            "conversations": len(conversations.ids),
+            "too_long": conversations.too_long,
+            "conversation_tokens": int(conversations.lengths.sum()),
+            "answer_tokens": int(sum(mask.sum() for mask in conversations.masks)),
+            "row_tokens": row,
+            "rows": rows,
+            "micro_rows": micro_rows,
+            "steps": steps,
+            "epochs": config.epochs,
+            "packing_fill": round(loader.fill(), 4),
+        },
+        "machine": machine.describe(),
+    }
+    print_resolved(resolved, runtime)
+    if conversations.too_long:
+        runtime.progress.note(f"  left out {count(conversations.too_long)} conversations longer than {row} tokens")
+    history = train(
+        model,
+        loader,
+        next_token(config.z_loss),
+        config,
+        steps=steps,
+        micro_rows=micro_rows,
+        machine=machine,
+        evaluate=None,
+        out=out,
+        runtime=runtime,
+    )
+    save_model(model.float(), out, "float32", list(tokenizer.stop_ids))
+    copy_tokenizer(inputs["model"], out)
+    (out / "training.json").write_text(json.dumps(resolved, indent=2) + "\n", encoding="utf-8")
+    speeds = sorted(row["tokens_per_second"] for row in history.telemetry)
+    return {
+        "steps": steps,
+        "tokens": steps * rows * row,
+        "loss": history.metrics[-1]["loss"],
+        "tokens_per_second": round(speeds[len(speeds) // 2]),
+        **machine.describe(),
+    }
+
+
+def check(config: SFTConfig, runtime: Runtime) -> None:
+    resolve_precision(config.precision, resolve_device(runtime.device))
+
+
+STAGE = Stage(
+    name="sft",
+    version=1,
+    config=SFTConfig,
+    inputs={"model": Input(("model",)), "conversations": Input(("conversations",))},
+    output="model",
+    run=run,
+    help="Fine-tune a model on conversations.",
+    check=check,
+    volatile=("telemetry.jsonl",),
+)

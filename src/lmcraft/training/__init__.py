@@ -1,0 +1,1 @@
+"""Tokens + network -> model: one loop, objectives, optimizers, loader and checkpoints."""

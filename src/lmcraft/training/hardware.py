@@ -1,0 +1,110 @@
+"""What this machine can do: precision of matrix products, whether torch.compile works, the matmul-bound rate."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from typing import Any
+
+import torch
+
+from lmcraft.model import ModelConfig
+from lmcraft.recipe.stage import Runtime, UserError
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 where the processor multiplies it in hardware (AMX, AVX512-BF16, NVIDIA from Ampere), else
+    float32. float16 is not offered: it would need loss scaling."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu" and _cpu_has_bf16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch 2.11
+    return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
+
+
+def can_compile(device: torch.device) -> bool:
+    """torch.compile needs a C++ compiler on a CPU, Triton (shipped with torch) on CUDA."""
+    if device.type == "cuda":
+        return True
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return device.type == "cpu" and any(name and shutil.which(name) for name in compilers)
+
+
+def wants_compile(runtime: Runtime, device: torch.device, operations: float) -> bool:
+    """`auto` compiles when a compiler is there and the run is long enough to earn back the start-up.
+
+    The length is judged by operations, not by a clock, so that a resumed run decides as the first one did.
+    """
+    if runtime.compile == "on":
+        if not can_compile(device):
+            raise UserError("compile is on, but there is no C++ compiler (g++, clang++): install one or set compile: off")
+        return True
+    enough = 1e15 if device.type == "cuda" else 5e12
+    return runtime.compile == "auto" and can_compile(device) and operations > enough
+
+
+def matmul_seconds_per_token(
+    config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device, budget_s: float = 1.5
+) -> float:
+    """The floor of a training step: seconds that its matrix products alone take per token, measured here and now.
+
+    Each linear layer's forward product and its two gradients at the step's own shapes and precision, with nothing
+    between them; attention's products and everything elementwise are left out.
+    """
+    d, a = config.hidden_size, config.head_dim
+    heads, kv, layers = config.num_attention_heads, config.num_key_value_heads, config.num_hidden_layers
+    shapes: dict[tuple[int, int], int] = {}
+    for inputs, outputs, times in (
+        (d, heads * a, layers),
+        (d, kv * a, 2 * layers),
+        (heads * a, d, layers),
+        (d, config.intermediate_size, 2 * layers),
+        (config.intermediate_size, d, layers),
+        (d, config.vocab_size, 1),
+    ):
+        shapes[inputs, outputs] = shapes.get((inputs, outputs), 0) + times
+    seconds = 0.0
+    for (inputs, outputs), times in shapes.items():
+        rows = min(tokens, max(64, 2**24 // outputs))
+        x = torch.randn(rows, inputs, device=device, dtype=dtype)
+        w = torch.randn(outputs, inputs, device=device, dtype=dtype)
+        g = torch.randn(rows, outputs, device=device, dtype=dtype)
+
+        def three_products(x: Any = x, w: Any = w, g: Any = g) -> None:
+            torch.mm(x, w.t())
+            torch.mm(g, w)
+            torch.mm(g.t(), x)
+
+        seconds += times * _median_seconds(three_products, device, budget_s / len(shapes)) / rows
+    return seconds
+
+
+def matmul_flops_per_token(config: ModelConfig) -> float:
+    """Operations of the products that `matmul_seconds_per_token` times."""
+    return config.flops_per_token(context=0)
+
+
+def _median_seconds(run: Any, device: torch.device, budget_s: float) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    once()
+    times: list[float] = []
+    while sum(times) < budget_s and len(times) < 50:
+        times.append(once())
+    return sorted(times)[len(times) // 2]

@@ -1,0 +1,137 @@
+"""Packing sequences into rows, and batches as a pure function of (seed, step): resuming is seeking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lmcraft.recipe.stage import UserError
+from lmcraft.training.loss import IGNORE
+from lmcraft.training.objectives import Batch
+
+Piece = tuple[int, int, int]
+"""A run of tokens of one sequence: (sequence, start, stop)."""
+
+WINDOW = 128
+"""Pieces looked at when a row wants one that fits."""
+
+
+class Sequences(Protocol):
+    """Tokenised material: documents or conversations."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]: ...
+
+    def tokens_of(self, number: int) -> NDArray[Any]: ...
+
+    def trained_on(self, number: int) -> NDArray[np.bool_] | None:
+        """Which tokens are predicted (the mask of an answer); None means all."""
+        ...
+
+
+def split_sequences(lengths: NDArray[np.int64], row_tokens: int) -> list[Piece]:
+    """Whole sequences where they fit a row; longer ones cut into pieces that overlap by one token, so that every token
+    but the first of each sequence is predicted exactly once."""
+    pieces: list[Piece] = []
+    for sequence, length in enumerate(lengths.tolist()):
+        start = 0
+        while length - start > row_tokens:
+            pieces.append((sequence, start, start + row_tokens))
+            start += row_tokens - 1
+        if length - start > 1:
+            pieces.append((sequence, start, length))
+    return pieces
+
+
+def pack(pieces: Sequence[Piece], row_tokens: int, order: NDArray[np.int64]) -> list[list[Piece]]:
+    """Fill rows in the given order, each time with the longest of the next WINDOW pieces that still fits (best fit).
+
+    No token is dropped; what stays free in a row is padding. Ties go to the earlier piece.
+    """
+    rows: list[list[Piece]] = []
+    upcoming = [pieces[i] for i in order[:WINDOW].tolist()]
+    following = iter(order[WINDOW:].tolist())
+    while upcoming:
+        row, free = [], row_tokens
+        while True:
+            best = -1
+            best_length = 0
+            for i, (_, start, stop) in enumerate(upcoming):
+                if best_length < stop - start <= free:
+                    best, best_length = i, stop - start
+            if best < 0:
+                break
+            row.append(upcoming.pop(best))
+            free -= best_length
+            for following_piece in following:
+                upcoming.append(pieces[following_piece])
+                break
+        rows.append(row)
+    return rows
+
+
+class Loader:
+    """Batches of `rows` rows of `row_tokens` tokens. Each epoch packs all sequences anew in an order drawn from
+    (seed, epoch); batches run on across epochs, so `batch(step)` depends on nothing but its argument."""
+
+    def __init__(self, sequences: Sequences, row_tokens: int, rows: int, seed: int, *, split: bool = True):
+        longest = int(sequences.lengths.max()) if len(sequences.lengths) else 0
+        if not split and longest > row_tokens:
+            raise UserError(f"a sequence of {longest} tokens does not fit rows of {row_tokens}; raise `context`")
+        self.sequences, self.row_tokens, self.rows, self.seed = sequences, row_tokens, rows, seed
+        self.pieces = split_sequences(sequences.lengths, row_tokens)
+        if not self.pieces:
+            raise UserError("there is nothing to train on: no sequence has two tokens; add text")
+        self._epochs: dict[int, list[list[Piece]]] = {}
+        self._firsts = [0]
+
+    def epoch(self, number: int) -> list[list[Piece]]:
+        """The rows of an epoch."""
+        if number not in self._epochs:
+            order = np.random.default_rng([self.seed, number]).permutation(len(self.pieces))
+            self._epochs = {n: rows for n, rows in self._epochs.items() if n == number - 1}
+            self._epochs[number] = pack(self.pieces, self.row_tokens, order)
+        return self._epochs[number]
+
+    def batch(self, step: int) -> Batch:
+        """The global batch of a step (from 0)."""
+        return self.collate([self._row(step * self.rows + i) for i in range(self.rows)])
+
+    def _row(self, number: int) -> list[Piece]:
+        while number >= self._firsts[-1]:
+            self._firsts.append(self._firsts[-1] + len(self.epoch(len(self._firsts) - 1)))
+        epoch = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        return self.epoch(epoch)[number - self._firsts[epoch]]
+
+    def fill(self) -> float:
+        """Share of the positions of the first epoch's rows that hold a token; the rest is padding."""
+        rows = self.epoch(0)
+        return sum(stop - start for row in rows for _, start, stop in row) / (len(rows) * self.row_tokens)
+
+    def collate(self, rows: Sequence[Sequence[Piece]]) -> Batch:
+        """Rows of pieces -> tensors. Padding is token 0, its own document, and predicts nothing."""
+        shape = (len(rows), self.row_tokens)
+        tokens = np.zeros(shape, np.int64)
+        labels = np.full(shape, IGNORE, np.int64)
+        positions = np.zeros(shape, np.int64)
+        documents = np.full(shape, -1, np.int64)
+        for r, row in enumerate(rows):
+            at = 0
+            for number, (sequence, start, stop) in enumerate(row):
+                end = at + stop - start
+                ids = self.sequences.tokens_of(sequence)[start:stop].astype(np.int64)
+                tokens[r, at:end] = ids
+                targets = ids[1:].copy()
+                mask = self.sequences.trained_on(sequence)
+                if mask is not None:
+                    targets[~mask[start + 1 : stop]] = IGNORE
+                labels[r, at : end - 1] = targets
+                positions[r, at:end] = np.arange(end - at)
+                documents[r, at:end] = number
+                at = end
+            positions[r, at:] = np.arange(self.row_tokens - at)
+        return Batch(*(torch.from_numpy(each) for each in (tokens, labels, positions, documents)))

@@ -1,0 +1,237 @@
+"""The one training loop. Every kind of training is an objective given to it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmcraft.inference.devices import resolve_device
+from lmcraft.model import Transformer
+from lmcraft.recipe.stage import Runtime, UserError
+from lmcraft.training.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from lmcraft.training.config import TrainingConfig
+from lmcraft.training.hardware import (
+    matmul_flops_per_token,
+    matmul_seconds_per_token,
+    resolve_precision,
+    wants_compile,
+)
+from lmcraft.training.loader import Loader
+from lmcraft.training.objectives import Batch, Objective
+from lmcraft.training.optimizers import make_optimizers, rate_factor, set_rates
+
+CHECKPOINT_SECONDS = 20.0
+"""Time between checkpoints: what a kill can cost."""
+
+Evaluate = Callable[[Callable[[Batch], tuple[float, int]]], float]
+"""Given a function from a batch to (nats, predicted tokens), gives held-out bits per byte."""
+
+
+@dataclass
+class History:
+    """Rows of metrics.jsonl (the same whenever the run is repeated) and of telemetry.jsonl (times and speeds)."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    telemetry: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, out: Path) -> None:
+        for name, rows in (("metrics.jsonl", self.metrics), ("telemetry.jsonl", self.telemetry)):
+            (out / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run computes, resolved once and written down."""
+
+    device: torch.device
+    dtype: torch.dtype
+    compiled: bool
+    floor_seconds_per_token: float
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "device": str(self.device),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "compiled": self.compiled,
+            "threads": torch.get_num_threads(),
+        }
+
+
+def resolve_machine(model: Transformer, config: TrainingConfig, runtime: Runtime, tokens: int, micro: int) -> Machine:
+    """Choose device, precision and compilation, and measure the matmul-bound time of a token."""
+    torch.set_num_threads(runtime.workers)
+    device = resolve_device(runtime.device)
+    dtype = resolve_precision(config.precision, device)
+    floor = matmul_seconds_per_token(model.config, micro, dtype, device)
+    compiled = wants_compile(runtime, device, tokens * matmul_flops_per_token(model.config))
+    return Machine(device, dtype, compiled, floor)
+
+
+def train(
+    model: Transformer,
+    loader: Loader,
+    objective: Objective,
+    config: TrainingConfig,
+    *,
+    steps: int,
+    micro_rows: int,
+    machine: Machine,
+    evaluate: Evaluate | None,
+    out: Path,
+    runtime: Runtime,
+) -> History:
+    """Train in place; returns the history, whose last row holds the final held-out bits per byte.
+
+    The gradient of a step is that of (sum of losses) / (sum of weights) over the whole batch, so it does not depend on
+    `micro_rows`. A run that was killed goes on from `runtime.scratch` and ends with the same weights, bit for bit on
+    the same machine. Raises UserError when the loss or the gradient is no longer finite.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    device = machine.device
+    model.to(device).train()
+    optimizers = make_optimizers(model, config)
+    history = History()
+    first = 0
+    checkpoints = (runtime.scratch or out) / "checkpoints"
+    if restored := load_checkpoint(checkpoints, runtime.progress):
+        first, state = restored
+        model.load_state_dict(state["model"])
+        for optimizer, optimizer_state in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(optimizer_state)
+        set_rng_state(state["rng"])
+        history = History(state["metrics"], state["telemetry"])
+        runtime.progress.note(f"  resuming at step {first} of {steps}")
+    if machine.compiled:
+        for layer in model.model.layers:
+            layer.compile(dynamic=False)
+    board = _tensorboard(runtime)
+
+    def run_evaluation(step: int) -> float | None:
+        if evaluate is None:
+            return None
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), _autocast(machine):
+            value = evaluate(lambda batch: _detached(objective(model, batch.to(device), machine.dtype)))
+        history.metrics.append({"step": step, "heldout_bits_per_byte": value})
+        if board:
+            board.add_scalar("heldout_bits_per_byte", value, step)
+        return value
+
+    every = max(1, steps // config.evaluations) if config.evaluations else steps + 1
+    if first == 0:
+        run_evaluation(0)
+    heldout = next((row["heldout_bits_per_byte"] for row in reversed(history.metrics) if len(row) == 2), None)
+    step_tokens = loader.rows * loader.row_tokens
+    flops = matmul_flops_per_token(model.config)
+    rate = flops / machine.floor_seconds_per_token
+    saved = mark = time.monotonic()
+    marked = first
+    seconds_before = history.telemetry[-1]["seconds"] if history.telemetry else 0.0
+    with runtime.progress.task("training", steps * step_tokens, "tokens", first * step_tokens) as task:
+        for step in range(first, steps):
+            factor = rate_factor(step, steps, config)
+            set_rates(optimizers, factor)
+            loss, weight = _accumulate(model, loader.batch(step), objective, micro_rows, machine)
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise UserError(_not_finite(step, loss, norm, checkpoints))
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            done = step + 1
+            row = {"step": done, "tokens": done * step_tokens, "loss": loss / weight, "rate": factor, "grad_norm": norm}
+            history.metrics.append(row)
+            now = time.monotonic()
+            if now - mark >= 2.0 or done == steps:
+                speed = (done - marked) * step_tokens / (now - mark)
+                mfu = speed * flops / rate
+                seconds_before += now - mark
+                history.telemetry.append(
+                    {"step": done, "seconds": round(seconds_before, 3), "tokens_per_second": speed, "mfu": mfu}
+                )
+                mark, marked = now, done
+                if board:
+                    for name in ("loss", "rate", "grad_norm"):
+                        board.add_scalar(name, row[name], done)
+                    board.add_scalar("tokens_per_second", speed, done)
+            shown = f"loss {row['loss']:.3f}" + (f" · held-out {heldout:.3f} bits/byte" if heldout else "")
+            if history.telemetry:
+                shown += f" · MFU {history.telemetry[-1]['mfu']:.0%}"
+            task.advance(step_tokens, shown)
+            if done % every == 0 and done < steps and steps - done >= every // 2:
+                before = time.monotonic()
+                heldout = run_evaluation(done)
+                mark += time.monotonic() - before
+            if time.monotonic() - saved >= CHECKPOINT_SECONDS and done < steps:
+                _save(checkpoints, done, model, optimizers, history)
+                mark += time.monotonic() - now
+                saved = time.monotonic()
+    run_evaluation(steps)
+    if board:
+        board.close()
+    model.eval()
+    history.write(out)
+    return history
+
+
+def _accumulate(
+    model: Transformer, batch: Batch, objective: Objective, micro_rows: int, machine: Machine
+) -> tuple[float, int]:
+    """Gradients of the whole batch's mean loss. Returns (sum of losses, weight)."""
+    total, weight = torch.zeros((), device=machine.device), 0
+    for start in range(0, batch.tokens.shape[0], micro_rows):
+        micro = batch.rows(start, start + micro_rows).to(machine.device)
+        with _autocast(machine):
+            loss, micro_weight = objective(model, micro, machine.dtype)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total, weight = total + loss.detach(), weight + micro_weight
+    weight = max(weight, 1)
+    torch._foreach_div_([p.grad for p in model.parameters() if p.grad is not None], float(weight))
+    return float(total), weight
+
+
+def _autocast(machine: Machine) -> torch.autocast:
+    return torch.autocast(machine.device.type, dtype=torch.bfloat16, enabled=machine.dtype == torch.bfloat16)
+
+
+def _detached(pair: tuple[torch.Tensor, int]) -> tuple[float, int]:
+    return float(pair[0]), pair[1]
+
+
+def _save(
+    folder: Path, step: int, model: Transformer, optimizers: list[torch.optim.Optimizer], history: History
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "rng": rng_state(),
+        "metrics": history.metrics,
+        "telemetry": history.telemetry,
+    }
+    save_checkpoint(folder, step, state)
+
+
+def _not_finite(step: int, loss: float, norm: float, checkpoints: Path) -> str:
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+    kept = sorted(path.name for path in checkpoints.glob("step-*"))
+    back = f"the last good checkpoint ({kept[-1]}) is kept" if kept else "no checkpoint was written yet"
+    return (
+        f"training stopped at step {step + 1}: {what}; {back}; lower learning_rate or embedding_learning_rate, or set "
+        "precision: float32"
+    )
+
+
+def _tensorboard(runtime: Runtime) -> Any:
+    if runtime.tensorboard is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError('runtime.tensorboard needs TensorBoard: pip install "lmcraft[tensorboard]"') from None
+    return SummaryWriter(str(runtime.tensorboard))

@@ -1,0 +1,60 @@
+"""Optimizers by kind of parameter, and the schedule that scales all their rates."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lmcraft.training.config import TrainingConfig
+
+
+def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Matrices of the layers by Muon (Jordan 2024; torch.optim.Muon) or AdamW, embeddings and norms by AdamW.
+
+    Only the matrices of the layers are decayed.
+    """
+    matrices, tables, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            vectors.append(parameter)
+        elif name.endswith(("embed_tokens.weight", "lm_head.weight")):
+            tables.append(parameter)
+        else:
+            matrices.append(parameter)
+    adam_groups = [
+        {"params": tables, "lr": config.embedding_learning_rate},
+        {"params": vectors, "lr": config.norm_learning_rate},
+    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.optimizer == "muon":
+        optimizers.append(
+            torch.optim.Muon(
+                matrices, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.95, nesterov=True
+            )
+        )
+    else:
+        adam_groups.append({"params": matrices, "lr": config.learning_rate, "weight_decay": config.weight_decay})
+    adam = torch.optim.AdamW(adam_groups, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=True)
+    optimizers.append(adam)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def rate_factor(step: int, steps: int, config: TrainingConfig) -> float:
+    """Share of the peak rate at a step (from 0): linear warmup, flat, linear decay (WSD, Hu et al. 2024)."""
+    warmup = round(config.warmup * steps)
+    decay = round(config.decay * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    left = steps - step
+    if left <= decay:
+        return config.final_rate + (1 - config.final_rate) * left / (decay + 1)
+    return 1.0
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
