@@ -12,6 +12,7 @@ from pydantic import Field
 
 from lmcraft.inference.devices import resolve_device
 from lmcraft.model import load_model, save_model
+from lmcraft.posttraining.conversations import read_conversations
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, UserError, count
 from lmcraft.tokens import Tokenizer
 from lmcraft.training.config import TrainingConfig
@@ -38,19 +39,12 @@ class Conversations:
     """Tokenised conversations; trained on the assistant's tokens."""
 
     def __init__(self, file: Path, tokenizer: Tokenizer, longest: int):
-        self.ids: list[NDArray[np.int64]] = []
-        self.masks: list[NDArray[np.bool_]] = []
-        self.too_long = 0
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                ids, mask = tokenizer.encode_chat(json.loads(line)["messages"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{file.name}:{number}: not a conversation ({error}); each line needs `messages`") from None
-            if len(ids) > longest:
-                self.too_long += 1
-            else:
-                self.ids.append(np.asarray(ids, np.int64))
-                self.masks.append(np.asarray(mask, np.bool_))
+        rows = read_conversations(file)
+        pairs = tokenizer.encode_chats([row["messages"] for row in rows])
+        kept = [(ids, mask) for ids, mask in pairs if len(ids) <= longest]
+        self.too_long = len(pairs) - len(kept)
+        self.ids = [np.asarray(ids, np.int64) for ids, _ in kept]
+        self.masks = [np.asarray(mask, np.bool_) for _, mask in kept]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
