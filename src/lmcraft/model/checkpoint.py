@@ -16,7 +16,9 @@ from lmcraft.recipe.stage import UserError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def save_model(model: Transformer, directory: Path, dtype: str = "float32", stop_tokens: list[int] | None = None) -> None:
+def save_model(
+    model: Transformer, directory: Path, dtype: str = "float32", stop_tokens: list[int] | None = None
+) -> None:
     """Write the model so that `transformers` loads it with no code of ours. `dtype` is that of the stored weights."""
     directory.mkdir(parents=True, exist_ok=True)
     config = model.config
@@ -36,7 +38,7 @@ def save_model(model: Transformer, directory: Path, dtype: str = "float32", stop
 
 
 def load_model(directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Transformer:
-    """Read a dense Qwen3 or Llama directory. Raises UserError when it is missing, damaged or of another architecture."""
+    """Read a dense Qwen3 or Llama directory. Raises UserError when missing, damaged or of another architecture."""
     config = ModelConfig.read(directory)
     files = sorted(directory.glob("*.safetensors"))
     if not files:

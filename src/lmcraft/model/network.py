@@ -1,7 +1,7 @@
 """The transformer: Qwen3 dense, and Llama by config. It knows nothing of devices, precision, compilation or training.
 
-Shape letters: B rows, T positions, S positions attended to, D hidden_size, H query heads, K key/value heads, A head_dim,
-F intermediate_size, V vocab_size.
+Shape letters: B rows, T positions, S positions attended to, D hidden_size, H query heads, K key/value heads,
+A head_dim, F intermediate_size, V vocab_size.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.float32 and not torch.is_grad_enabled():
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)  # the same bits in one call
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)  # the same sums in one call
         x32 = x.float()
         normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
         return (self.weight * normed.to(x.dtype)).to(x.dtype)
@@ -186,8 +186,8 @@ class Decoder(nn.Module):
 class Transformer(nn.Module):
     """A causal language model whose state dict has Hugging Face's parameter names.
 
-    `forward(tokens_BT, ...)` gives logits [B, T, V]; `hidden(...)` the normalised last states [B, T, D], for losses that
-    never hold all logits at once. With `documents_BT` (an integer a position, equal within a document), packed
+    `forward(tokens_BT, ...)` gives logits [B, T, V]; `hidden(...)` the normalised last states [B, T, D], for losses
+    that never hold all logits at once. With `documents_BT` (an integer a position, equal within a document), packed
     documents cannot see each other; `positions_BT` then restarts at 0 in each. With `cache`, `positions_BT` says where
     each token of each row stands.
     """

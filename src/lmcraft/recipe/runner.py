@@ -49,7 +49,9 @@ def run_steps(recipe: Recipe, store: Store, runtime: Runtime, steps: Sequence[St
                 if artifact is None:
                     _verify_inputs(step, artifacts, checked)
                     artifact = _build(store, runtime, step, identity, artifacts)
-                    runtime.progress.note(f"  {artifact.name} in {duration(artifact.manifest['provenance']['seconds'])}")
+                    runtime.progress.note(
+                        f"  {artifact.name} in {duration(artifact.manifest['provenance']['seconds'])}"
+                    )
                 else:
                     runtime.progress.note(f"  {artifact.name} is up to date")
             store.set_ref(recipe.name, step.name, artifact)
@@ -198,13 +200,13 @@ def git_state() -> dict[str, Any] | None:
     if not (folder / ".git").exists():
         return None
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+        commit, status = (
+            subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
-    if commit.returncode or status.returncode:
-        return None
-    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+    return {"commit": commit.strip(), "dirty": bool(status.strip())}
 
 
 def _version(package: str) -> str | None:

@@ -91,9 +91,10 @@ class _Reader:
         self.overridden: dict[Place, str] = {}
 
     def error(self, place: Place, message: str) -> UserError:
-        for length in range(len(place), -1, -1):
-            if place[:length] in self.overridden:
-                return UserError(f"--set {self.overridden[place[:length]]}: {message}")
+        for changed, override in self.overridden.items():
+            shared = min(len(place), len(changed))
+            if place[:shared] == changed[:shared] and shared >= (3 if place[:1] == ("steps",) else 2):
+                return UserError(f"--set {override}: {message}")
         line = next((self.places[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self.places), 1)
         where = ".".join(str(part) for part in (place[1:] if place[:1] == ("steps",) else place))
         return UserError(f"{self.path}:{line}: {where + ': ' if where else ''}{message}")
@@ -137,7 +138,7 @@ class _Reader:
         description = document.get("description", "")
         if not isinstance(description, str):
             raise self.error(("description",), "must be text")
-        runtime = self._validate(RuntimeConfig, document.get("runtime") or {}, ("runtime",), {})
+        runtime = self._validate(RuntimeConfig, document.get("runtime") or {}, ("runtime",))
         raw = document.get("steps")
         if not isinstance(raw, dict) or not raw:
             raise self.error(("steps",), "a recipe needs at least one step under `steps:`")
@@ -155,6 +156,10 @@ class _Reader:
         if raw["stage"] not in stages:
             raise self.error((*place, "stage"), f"no stage {raw['stage']!r}{_nearest(raw['stage'], stages)}")
         stage = stages[raw["stage"]]
+        known = [*stage.inputs, *stage.config.model_fields]
+        for key in raw:
+            if key != "stage" and key not in known:
+                raise self.error((*place, key), f"unknown setting{_nearest(key, known)}")
         inputs: dict[str, str | list[str]] = {}
         for key, wanted in stage.inputs.items():
             if key in raw and raw[key] is not None:
@@ -163,7 +168,7 @@ class _Reader:
                 kinds = " or ".join(wanted.kinds) or "any"
                 raise self.error(place, f"stage {stage.name} needs `{key}:`, the name of a step that gives {kinds}")
         settings = {key: value for key, value in raw.items() if key != "stage" and key not in stage.inputs}
-        config = self._validate(stage.config, settings, place, stage.inputs)
+        config = self._validate(stage.config, settings, place)
         return Step(name, stage, config, inputs)
 
     def _reference(self, place: Place, value: Any, wanted: Input, steps: Mapping[str, Any]) -> str | list[str]:
@@ -207,7 +212,7 @@ class _Reader:
             visit(name, [])
         return ordered
 
-    def _validate(self, model: type[Any], raw: Any, place: Place, inputs: Mapping[str, Any]) -> Any:
+    def _validate(self, model: type[Any], raw: Any, place: Place) -> Any:
         if not isinstance(raw, dict):
             raise self.error(place, "must be a mapping of settings")
         try:
@@ -216,8 +221,7 @@ class _Reader:
             first = min(invalid.errors(), key=lambda error: error["type"] != "extra_forbidden")
             at: Place = _real_place(raw, first["loc"])
             if first["type"] == "extra_forbidden":
-                names = [*_siblings(model, at[:-1]), *inputs]
-                message = f"unknown setting{_nearest(str(at[-1]), names)}"
+                message = f"unknown setting{_nearest(str(at[-1]), _siblings(model, at[:-1]))}"
             elif first["type"] == "literal_error":
                 message = f"{first['msg'].lower()}{_nearest(str(first['input']), _quoted(first['msg']))}"
             else:
@@ -256,7 +260,7 @@ def _real_place(raw: Any, loc: tuple[str | int, ...]) -> Place:
 def _siblings(model: type[BaseModel], place: Place) -> list[str]:
     """Names of the settings that could stand at this place: walks the JSON schema, so that unions are seen."""
     schema = model.model_json_schema()
-    found = [schema]
+    found: list[Mapping[str, Any]] = [schema]
     for part in place:
         found = [inner for node in found for inner in _children(schema, node, part)]
     names: dict[str, None] = {}

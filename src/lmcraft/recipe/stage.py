@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class UserError(ValueError):
@@ -34,7 +34,7 @@ class StageConfig(BaseModel):
         return _without_locations(self)
 
 
-LOCATION = {"location": True}
+LOCATION: dict[str, JsonValue] = {"location": True}
 """Pass as `Field(json_schema_extra=LOCATION)` to keep a path or address out of the artifact's identity."""
 
 
@@ -92,8 +92,8 @@ class Stage:
 
     `run` returns a small JSON-able summary for the manifest. It must give the same files for the same config and
     inputs, except those that match `volatile` (times, speeds), which are hashed but stay out of the artifact's digest.
-    `check` raises UserError for what can be known before any step runs; `sources` names what the step reads from outside
-    the store; `estimate` gives expected seconds on this machine.
+    `check` raises UserError for what can be known before any step runs; `sources` names what the step reads from
+    outside the store; `estimate` gives expected seconds on this machine.
     When a run is killed, the next one is called with the same `out` and `runtime.scratch` as the last one left them.
     """
 
@@ -139,7 +139,7 @@ class Runtime:
     device: str = "auto"
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     compile: str = "auto"
-    cache: Path = field(default_factory=lambda: default_cache())
+    cache: Path = field(default_factory=lambda: default_cache())  # noqa: PLW0108 - defined below
     scratch: Path | None = None
     tensorboard: Path | None = None
     progress: Progress = field(default_factory=Progress)
@@ -225,7 +225,7 @@ class _BarTask(Task):
         )
         self.unit, self.first, self.done = unit, done, done
         self.start = time.monotonic()
-        self.id = self.bars.add_task(description, total=total, completed=done, rate="", text="")
+        self.id = self.bars.add_task(description, total=total, completed=int(done), rate="", text="")
 
     def __enter__(self) -> Task:
         self.bars.start()

@@ -71,15 +71,21 @@ def _rebuild(store: Store, artifact: Artifact, recipe_file: Path | None) -> list
         raise UserError(f"recipe {recipe_file} has no step {step_name!r}, which made {artifact.name}")
     step = recipe.steps[step_name]
     if step.config.identity() != artifact.manifest["config"]:
-        raise UserError(f"step {step_name!r} of {recipe_file} has other settings than {artifact.name}; see `lmcraft why`")
+        raise UserError(
+            f"step {step_name!r} of {recipe_file} has other settings than {artifact.name}; see `lmcraft why`"
+        )
     inputs: dict[str, Artifact] = {}
     for name, reference in step.inputs.items():
         given = artifact.manifest["inputs"][name]
-        pairs = zip([reference], [given], strict=True) if isinstance(reference, str) else zip(reference, given, strict=True)
+        pairs = (
+            zip([reference], [given], strict=True) if isinstance(reference, str) else zip(reference, given, strict=True)
+        )
         for needed, record in pairs:
             found = store.artifact(record["stage"], record["key"])
             if found is None:
-                raise UserError(f"input {record['step']} of {artifact.name} is gone from the store: nothing to rebuild from")
+                raise UserError(
+                    f"input {record['step']} of {artifact.name} is gone from the store: nothing to rebuild from"
+                )
             inputs[needed] = found
     runtime = make_runtime(recipe.runtime, ConsoleProgress())
     return [f"{name} came out otherwise when rebuilt" for name in build_again(store, runtime, step, inputs, artifact)]

@@ -17,7 +17,7 @@ Place = tuple[str | int, ...]
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core scalars: `no` is a word, not false; 1e-3 is a number, not a word; no dates, no merging."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
 
 for _tag, _pattern, _first in (
@@ -39,7 +39,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 def parse_value(text: str) -> Any:
     """One value as it would be written in a recipe: `3`, `1e-3`, `[en, fr]`, `{kind: folder, path: texts}`."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{text!r} is not a YAML value: {_sentence(error)}") from None
 

@@ -115,4 +115,3 @@ def _by_digest(record: dict[str, Any], digest: Any, records: dict[str, Any]) -> 
             if each["digest"] == digest:
                 return records.get(each["key"])
     return None
-

@@ -1,10 +1,10 @@
 """The store: a folder of artifacts that are published whole or not at all.
 
-    store/
-      artifacts/<stage>-<16 digits of the key>/   files of the artifact and manifest.json
-      work/<16 digits>/out, scratch               a step in the making; survives a kill, so that the step can go on
-      locks/<16 digits>.lock                      held while a step is made
-      refs/<recipe>/<step>.json                   which artifact a recipe's step last gave
+store/
+  artifacts/<stage>-<16 digits of the key>/   files of the artifact and manifest.json
+  work/<16 digits>/out, scratch               a step in the making; survives a kill, so that the step can go on
+  locks/<16 digits>.lock                      held while a step is made
+  refs/<recipe>/<step>.json                   which artifact a recipe's step last gave
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class Store:
             return None
         artifact = read_artifact(path)
         if artifact.key != key:
-            raise UserError(f"{path} holds another step's artifact (key {artifact.key[:24]}…); move it away and run again")
+            raise UserError(
+                f"{path} holds another step's artifact (key {artifact.key[:24]}…); move it away and run again"
+            )
         return artifact
 
     def artifacts(self) -> list[Artifact]:
@@ -254,7 +256,19 @@ def read_artifact(path: Path) -> Artifact:
         raise UserError(f"{path / MANIFEST} is damaged ({error}); {way_back}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path / MANIFEST} is not of format {FORMAT}; this lmcraft cannot read it")
-    required = {"key", "digest", "files", "stage", "version", "config", "inputs", "sources", "kind", "step", "provenance"}
+    required = {
+        "key",
+        "digest",
+        "files",
+        "stage",
+        "version",
+        "config",
+        "inputs",
+        "sources",
+        "kind",
+        "step",
+        "provenance",
+    }
     required |= {"summary", "ancestors"}
     if missing := sorted(required - set(manifest)):
         raise UserError(f"{path / MANIFEST} is damaged: it lacks {missing[0]!r}; {way_back}")

@@ -32,7 +32,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     temporary.mkdir()
     save_file(tensors, temporary / "tensors.safetensors")
     digest = _sha256(temporary / "tensors.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": step, "sha256": digest, "state": plain}), encoding="utf-8")
+    (temporary / "state.json").write_text(
+        json.dumps({"step": step, "sha256": digest, "state": plain}), encoding="utf-8"
+    )
     for file in temporary.iterdir():
         with file.open("rb") as handle:
             os.fsync(handle.fileno())

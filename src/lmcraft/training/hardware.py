@@ -48,7 +48,9 @@ def wants_compile(runtime: Runtime, device: torch.device, operations: float) -> 
     """
     if runtime.compile == "on":
         if not can_compile(device):
-            raise UserError("compile is on, but there is no C++ compiler (g++, clang++): install one or set compile: off")
+            raise UserError(
+                "compile is on, but there is no C++ compiler (g++, clang++): install one or set compile: off"
+            )
         return True
     enough = 1e15 if device.type == "cuda" else 5e12
     return runtime.compile == "auto" and can_compile(device) and operations > enough

@@ -189,7 +189,7 @@ def _accumulate(
         micro = batch.rows(start, start + micro_rows).to(machine.device)
         with _autocast(machine):
             loss, micro_weight = objective(model, micro, machine.dtype)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total, weight = total + loss.detach(), weight + micro_weight
     weight = max(weight, 1)
     torch._foreach_div_([p.grad for p in model.parameters() if p.grad is not None], float(weight))

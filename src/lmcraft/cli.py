@@ -1,0 +1,335 @@
+"""The command line: one thin subcommand a verb. User mistakes end in one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmcraft.recipe.stage import ConsoleProgress, UserError, count, duration
+
+EXAMPLES = """examples:
+  lmcraft run recipes/quickstart.yaml            build everything that is not up to date
+  lmcraft plan recipes/quickstart.yaml           what would run, why, and about how long
+  lmcraft run recipes/quickstart.yaml --set pretrain.depth=6 --until pretrain
+  lmcraft chat quickstart/export                 talk with the model
+  lmcraft lineage quickstart/export              where it came from, down to the sources
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    try:
+        return parsed.verb(parsed)
+    except UserError as error:
+        print(f"lmcraft: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nlmcraft: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lmcraft",
+        description="Make, judge and run a language model from raw text, with evidence for every number.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(metavar="verb", required=True)
+
+    def add(name: str, verb: Any, help: str, examples: str = "") -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=f"examples:\n{examples}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(verb=verb)
+        return sub
+
+    def recipe_arguments(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("recipe", type=Path, help="a recipe file (YAML)")
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="step.key=value", help="change one setting; YAML"
+        )
+        sub.add_argument("--until", metavar="STEP", help="only this step and what it stands on")
+
+    def store_argument(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--store", type=Path, default=Path(os.environ.get("LMCRAFT_STORE", "store")), help="store folder"
+        )
+
+    run = add(
+        "run",
+        _run,
+        "build what a recipe asks for and is not up to date",
+        "  lmcraft run recipes/quickstart.yaml\n"
+        "  lmcraft run recipes/quickstart.yaml --dry-run\n"
+        "  lmcraft run recipes/own-text.yaml --set 'collect.sources=[{kind: folder, path: my-texts}]'\n"
+        "  lmcraft run recipes/quickstart.yaml --set runtime.device=cuda\n",
+    )
+    recipe_arguments(run)
+    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+    plan = add(
+        "plan", _plan, "show what would run, why, and about how long", "  lmcraft plan recipes/quickstart.yaml\n"
+    )
+    recipe_arguments(plan)
+    plan.add_argument("--json", action="store_true", help="print JSON")
+
+    ls = add("ls", _ls, "list the artifacts in the store", "  lmcraft ls\n  lmcraft ls --json | jq .\n")
+    ls.add_argument("--json", action="store_true", help="print JSON")
+    store_argument(ls)
+
+    show = add("show", _show, "print an artifact's manifest", "  lmcraft show quickstart/pretrain\n")
+    show.add_argument("artifact", help="recipe/step, step, first digits of the key, or directory")
+    show.add_argument("--path", action="store_true", help="print only the directory")
+    show.add_argument("--ancestors", action="store_true", help="with the records of everything upstream")
+    store_argument(show)
+
+    why = add("why", _why, "say in which fields two artifacts differ", "  lmcraft why sft-0f3a sft-77b1\n")
+    why.add_argument("a")
+    why.add_argument("b")
+    store_argument(why)
+
+    lineage = add(
+        "lineage", _lineage, "show where an artifact came from", "  lmcraft lineage quickstart/export --json\n"
+    )
+    lineage.add_argument("artifact")
+    lineage.add_argument("--json", action="store_true", help="print JSON")
+    store_argument(lineage)
+
+    verify = add(
+        "verify",
+        _verify,
+        "re-hash artifacts and derive their metrics again",
+        "  lmcraft verify                        everything in the store\n"
+        "  lmcraft verify quickstart/evaluate\n"
+        "  lmcraft verify --repair               set damaged artifacts aside; the next run builds them again\n"
+        "  lmcraft verify --rebuild quickstart/sft --recipe recipes/quickstart.yaml\n",
+    )
+    verify.add_argument("artifact", nargs="*")
+    verify.add_argument("--repair", action="store_true", help="set damaged artifacts aside")
+    verify.add_argument("--rebuild", action="store_true", help="also run the step again and compare the files")
+    verify.add_argument("--recipe", type=Path, help="recipe that holds the step to rebuild")
+    store_argument(verify)
+
+    gc = add("gc", _gc, "show (and with --apply delete) what no recipe's latest run needs", "  lmcraft gc --apply\n")
+    gc.add_argument("--apply", action="store_true", help="delete; without it nothing is touched")
+    store_argument(gc)
+
+    schema = add(
+        "schema",
+        _schema,
+        "print the JSON Schema of recipes, for editors",
+        "  lmcraft schema > recipe.schema.json\n  lmcraft schema --markdown > docs/recipe-reference.md\n",
+    )
+    schema.add_argument("--markdown", action="store_true", help="print the recipe reference instead")
+
+    from lmcraft.inference import chat as chat_room
+    from lmcraft.serving import server as serving_room
+
+    chat = add("chat", _chat, "chat with a model in the terminal", "  lmcraft chat quickstart/export\n")
+    serve = add("serve", _serve, "serve a model over HTTP, with a chat page", "  lmcraft serve quickstart/export\n")
+    for sub, room in ((chat, chat_room), (serve, serving_room)):
+        sub.add_argument("model", help="recipe/step, step, first digits of the key, or a model directory")
+        store_argument(sub)
+        room.add_arguments(sub)
+    return parser
+
+
+def _load(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
+    from lmcraft.recipe.plan import make_runtime
+    from lmcraft.recipe.schema import load_recipe
+    from lmcraft.stages import STAGES
+    from lmcraft.store.store import Store
+
+    recipe = load_recipe(arguments.recipe, STAGES, arguments.set)
+    steps = recipe.until(arguments.until) if arguments.until else list(recipe.steps.values())
+    store = Store(Path(os.environ.get("LMCRAFT_STORE", recipe.runtime.store)))
+    runtime = make_runtime(recipe.runtime, ConsoleProgress())
+    return recipe, steps, store, runtime
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from lmcraft.recipe.runner import command, run_steps
+
+    if arguments.dry_run:
+        return _plan(arguments)
+    recipe, steps, store, runtime = _load(arguments)
+    artifacts = run_steps(recipe, store, runtime, steps)
+    print(f"\n{recipe.name}: {len(artifacts)} steps up to date in {store.root}")
+    models = [name for name, artifact in artifacts.items() if artifact.manifest["kind"] == "model"]
+    reports = [artifact for artifact in artifacts.values() if artifact.manifest["kind"] == "report"]
+    for report in reports:
+        for page in sorted(report.path.glob("*.html")):
+            print(f"  page   {page}")
+    if models:
+        exported = [name for name in models if artifacts[name].manifest["stage"] == "export"]
+        model = f"{recipe.name}/{(exported or models)[-1]}"
+        print(f"  chat   {command('chat', model)}")
+        print(f"  serve  {command('serve', model)}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from lmcraft.recipe.plan import make_plan, print_plan
+
+    recipe, steps, store, runtime = _load(arguments)
+    for step in steps:
+        if step.stage.check is not None:
+            step.stage.check(step.config, runtime)
+    plan = make_plan(recipe, store, runtime, steps)
+    if getattr(arguments, "json", False):
+        rows = [
+            {
+                "step": planned.step.name,
+                "stage": planned.step.stage.name,
+                "state": planned.state,
+                "reason": planned.reason,
+                "artifact": planned.artifact.name if planned.artifact else None,
+                "seconds": planned.seconds,
+            }
+            for planned in plan
+        ]
+        print(json.dumps(rows, indent=2))
+    else:
+        print(print_plan(recipe, plan, runtime))
+    return 0
+
+
+def _store(arguments: argparse.Namespace) -> Any:
+    from lmcraft.store.store import Store
+
+    return Store(arguments.store)
+
+
+def _ls(arguments: argparse.Namespace) -> int:
+    store = _store(arguments)
+    owners: dict[str, list[str]] = {}
+    for name, ref in store.refs().items():
+        owners.setdefault(ref["key"], []).append(name)
+    artifacts = store.artifacts()
+    rows = [
+        {
+            "artifact": artifact.name,
+            "kind": artifact.manifest["kind"],
+            "digest": artifact.digest,
+            "bytes": artifact.bytes(),
+            "seconds": artifact.manifest["provenance"]["seconds"],
+            "finished": artifact.manifest["provenance"]["finished"],
+            "latest_of": owners.get(artifact.key, []),
+        }
+        for artifact in artifacts
+    ]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    if not rows:
+        print(f"the store {store.root} is empty; `lmcraft run RECIPE` fills it")
+    for row in rows:
+        latest = ", ".join(row["latest_of"]) or "-"
+        print(
+            f"{row['artifact']:34} {row['kind']:13} {row['digest'][:12]}  {count(row['bytes']) + 'B':>7}  "
+            f"{duration(row['seconds']):>12}  {row['finished'][:16]}  {latest}"
+        )
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    artifact = _store(arguments).resolve(arguments.artifact)
+    if arguments.path:
+        print(artifact.path)
+        return 0
+    manifest = artifact.manifest
+    if not arguments.ancestors:
+        manifest = {name: value for name, value in manifest.items() if name != "ancestors"}
+    print(json.dumps(manifest, indent=2, ensure_ascii=False))
+    return 0
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    from lmcraft.store.lineage import why
+
+    store = _store(arguments)
+    print("\n".join(why(store.resolve(arguments.a), store.resolve(arguments.b))))
+    return 0
+
+
+def _lineage(arguments: argparse.Namespace) -> int:
+    from lmcraft.store.lineage import lineage, print_lineage
+
+    tree = lineage(_store(arguments).resolve(arguments.artifact))
+    print(json.dumps(tree, indent=2, ensure_ascii=False) if arguments.json else print_lineage(tree))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from lmcraft.recipe.verify import verify
+
+    return verify(_store(arguments), arguments.artifact, arguments.repair, arguments.rebuild, arguments.recipe)
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    store = _store(arguments)
+    garbage = store.garbage()
+    total = 0
+    for path in garbage:
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        total += size
+        print(f"{'deleted' if arguments.apply else 'would delete'}  {path.relative_to(store.root)}  {count(size)}B")
+        if arguments.apply:
+            store.remove(path)
+    if not garbage:
+        print("nothing to delete: every artifact belongs to a recipe's latest run")
+    elif arguments.apply:
+        print(f"freed {count(total)}B")
+    else:
+        print(f"{count(total)}B could be freed; `lmcraft gc --apply` deletes")
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from lmcraft.recipe.reference import markdown, recipe_schema
+    from lmcraft.stages import STAGES
+
+    print(markdown(STAGES) if arguments.markdown else json.dumps(recipe_schema(STAGES), indent=2))
+    return 0
+
+
+def _model_directory(arguments: argparse.Namespace) -> Path:
+    path = Path(arguments.model)
+    if (path / "config.json").is_file():
+        return path
+    artifact = _store(arguments).resolve(arguments.model)
+    if artifact.manifest["kind"] != "model":
+        raise UserError(f"{artifact.name} is not a model but {artifact.manifest['kind']}; `lmcraft ls` shows the kinds")
+    return artifact.path
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from lmcraft.inference import chat
+
+    arguments.model = _model_directory(arguments)
+    return chat.main(arguments)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from lmcraft.serving import server
+
+    arguments.model = _model_directory(arguments)
+    return server.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""Documents on disk: the columns, how shards are written and read, and the statistics that account for every row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lmcraft.recipe.stage import UserError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("title", pa.string()),
+        pa.field("description", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("topic", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("licence", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("changes", pa.list_(pa.string())),
+    ]
+)
+"""One row a document. `path` is the place inside the source (`sub/file.jsonl:17`), `split` is null until `curate`."""
+
+REMOVED_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("threshold", pa.float64()),
+        pa.field("kept_id", pa.string()),
+    ]
+)
+"""A removed document: its columns as they were, the reason, the value measured, the limit it broke, and for a
+duplicate the id of the kept document that it resembles."""
+
+DIMENSIONS = ("source", "language", "topic", "licence", "split")
+SAMPLES = 20
+SAMPLE_CHARACTERS = 300
+LARGEST_GROUPS = 1000
+"""Most values of one dimension that `statistics.json` lists; the rest are added up under `OTHER`."""
+NONE, OTHER = "(none)", "(other)"
+
+
+def document_id(source: str, path: str, text: str) -> str:
+    """32 hex characters that follow from where a document was found and what it says."""
+    digest = hashlib.sha256()
+    for part in (source, path, text):
+        digest.update(part.encode("utf-8"))
+        digest.update(b"\0")
+    return digest.hexdigest()[:32]
+
+
+def read_documents(
+    directory: Path, columns: Sequence[str] | None = None, split: str | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The documents of an artifact in their stored order, as batches of at most a few thousand rows.
+
+    `columns` picks some (in that order); `split` keeps only "train" or "heldout" documents.
+    Raises UserError when the folder holds no documents or a file is damaged.
+    """
+    wanted = list(columns) if columns is not None else SCHEMA.names
+    if unknown := [name for name in wanted if name not in SCHEMA.names]:
+        raise KeyError(f"documents have no column {unknown[0]!r}; their columns are {', '.join(SCHEMA.names)}")
+    read = wanted if split is None or "split" in wanted else [*wanted, "split"]
+    for path in shard_paths(directory):
+        for batch in read_shard(path, read):
+            kept = batch if split is None else batch.filter(pc.fill_null(pc.equal(batch["split"], split), False))
+            if kept.num_rows:
+                yield kept.select(wanted)
+
+
+def read_statistics(directory: Path) -> dict[str, Any]:
+    """`statistics.json` of a documents artifact. Raises UserError when it is missing or damaged."""
+    path = directory / "statistics.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); build the documents again") from error
+
+
+def shard_paths(directory: Path) -> list[Path]:
+    """The artifact's shards in order. Raises UserError when there are none."""
+    paths = sorted(directory.glob("documents-*.parquet"))
+    if not paths:
+        raise UserError(
+            f"{directory} holds no documents (no documents-*.parquet); give a folder made by collect or curate"
+        )
+    return paths
+
+
+def read_shard(path: Path, columns: Sequence[str] | None = None, rows: int = 4096) -> Iterator[pa.RecordBatch]:
+    """Batches of one shard in stored order. Raises UserError when it is damaged or lacks a column of documents."""
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+            if missing:
+                raise UserError(f"{path} has no column {missing[0]!r}, so it is not a shard of documents")
+            yield from file.iter_batches(batch_size=rows, columns=list(columns or SCHEMA.names))
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as Parquet ({_first_line(error)}); build the documents again"
+        ) from error
+
+
+def shard_rows(path: Path) -> int:
+    """Documents in a shard. Raises UserError when it is damaged."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as Parquet ({_first_line(error)}); build the documents again"
+        ) from error
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a table so that the file is whole whenever it has its final name."""
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("wb") as file:
+        pq.write_table(table, file, compression="zstd", compression_level=3, row_group_size=8192)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is whole whenever it has its final name."""
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+@dataclass
+class Tally:
+    """So many documents, so many bytes of UTF-8 text."""
+
+    documents: int = 0
+    bytes: int = 0
+
+    def add(self, documents: int, size: int) -> None:
+        self.documents += documents
+        self.bytes += size
+
+    def to_json(self) -> dict[str, int]:
+        return {"documents": self.documents, "bytes": self.bytes}
+
+
+@dataclass
+class Removals:
+    """What one reason removed, and the `SAMPLES` of it with the smallest ids (a random draw that repeats)."""
+
+    tally: Tally = field(default_factory=Tally)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, tally: Tally, samples: list[dict[str, Any]]) -> None:
+        self.tally.add(tally.documents, tally.bytes)
+        self.samples = sorted([*self.samples, *samples], key=lambda sample: (sample["id"], sample["path"]))[:SAMPLES]
+
+
+@dataclass
+class Statistics:
+    """Counts of kept and removed documents; those of two shards add up to those of both."""
+
+    kept: Tally = field(default_factory=Tally)
+    removed: dict[str, Removals] = field(default_factory=dict)
+    by: dict[str, dict[str, Tally]] = field(default_factory=lambda: {name: {} for name in DIMENSIONS})
+    changes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def documents_in(self) -> int:
+        return self.kept.documents + sum(removals.tally.documents for removals in self.removed.values())
+
+    def keep(self, table: pa.Table) -> None:
+        """Count kept documents (columns of `SCHEMA`)."""
+        sizes = pc.binary_length(table["text"])
+        self.kept.add(table.num_rows, pc.sum(sizes).as_py() or 0)
+        for name in DIMENSIONS:
+            groups = pa.table({"value": table[name], "size": sizes}).group_by("value")
+            for row in groups.aggregate([("size", "sum"), ("size", "count")]).to_pylist():
+                value = NONE if row["value"] is None else row["value"]
+                self.by[name].setdefault(value, Tally()).add(row["size_count"], row["size_sum"])
+        for row in pc.value_counts(pc.list_flatten(table["changes"])).to_pylist():
+            self.changes[row["values"]] += row["counts"]
+
+    def remove(self, table: pa.Table, sizes: Sequence[int] | None = None) -> None:
+        """Count removed documents (columns of `REMOVED_SCHEMA`); `sizes` in bytes when the text is only an excerpt."""
+        size = pa.array(sizes, pa.int64()) if sizes is not None else pc.binary_length(table["text"])
+        sized = table.append_column("bytes", size)
+        for reason in sorted(set(table["reason"].to_pylist())):
+            rows = sized.filter(pc.equal(sized["reason"], reason))
+            first = rows.take(pc.sort_indices(rows, [("id", "ascending"), ("path", "ascending")])[:SAMPLES])
+            tally = Tally(rows.num_rows, pc.sum(rows["bytes"]).as_py())
+            self.removed.setdefault(reason, Removals()).add(tally, [_sample(row) for row in first.to_pylist()])
+
+    def merge(self, other: Statistics) -> None:
+        self.kept.add(other.kept.documents, other.kept.bytes)
+        for reason, removals in other.removed.items():
+            self.removed.setdefault(reason, Removals()).add(removals.tally, removals.samples)
+        for name, groups in other.by.items():
+            for value, tally in groups.items():
+                self.by[name].setdefault(value, Tally()).add(tally.documents, tally.bytes)
+        self.changes.update(other.changes)
+
+    def to_json(self, largest: int | None = None) -> dict[str, Any]:
+        """As stored; `largest` limits how many values of a dimension are listed (by bytes, then by name)."""
+        total = Tally(self.kept.documents, self.kept.bytes)
+        for removals in self.removed.values():
+            total.add(removals.tally.documents, removals.tally.bytes)
+        return {
+            **self.kept.to_json(),
+            "in": total.to_json(),
+            "removed": {
+                reason: {**removals.tally.to_json(), "samples": removals.samples}
+                for reason, removals in sorted(
+                    self.removed.items(), key=lambda item: (-item[1].tally.documents, item[0])
+                )
+            },
+            "by": {name: _largest(groups, largest) for name, groups in self.by.items()},
+            "changes": dict(sorted(self.changes.items())),
+        }
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> Statistics:
+        def tally(item: Mapping[str, Any]) -> Tally:
+            return Tally(item["documents"], item["bytes"])
+
+        return Statistics(
+            kept=tally(stored),
+            removed={reason: Removals(tally(item), item["samples"]) for reason, item in stored["removed"].items()},
+            by={
+                name: {value: tally(item) for value, item in stored["by"].get(name, {}).items()} for name in DIMENSIONS
+            },
+            changes=Counter(stored["changes"]),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The few numbers that go into the manifest."""
+        reasons = {reason: removals.tally.documents for reason, removals in sorted(self.removed.items())}
+        return {"in": self.documents_in, **self.kept.to_json(), "removed": reasons}
+
+
+def _largest(groups: Mapping[str, Tally], limit: int | None) -> dict[str, dict[str, int]]:
+    ordered = sorted(groups.items(), key=lambda item: (-item[1].bytes, item[0]))
+    listed = {value: tally.to_json() for value, tally in ordered[:limit]}
+    if limit is not None and len(ordered) > limit:
+        other = Tally()
+        for _, tally in ordered[limit:]:
+            other.add(tally.documents, tally.bytes)
+        listed[OTHER] = other.to_json()
+    return listed
+
+
+def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("id", "title", "source", "path", "value", "threshold", "kept_id")
+    sample: dict[str, Any] = {name: row[name] for name in names if name != "kept_id" or row[name] is not None}
+    sample["text"] = row["text"][:SAMPLE_CHARACTERS]
+    return sample
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

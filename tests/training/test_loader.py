@@ -1,0 +1,80 @@
+"""Packing drops nothing and mixes nothing up; a batch depends on (seed, step) alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmcraft.recipe.stage import UserError
+from lmcraft.training.loader import Loader
+from lmcraft.training.loss import IGNORE
+
+
+class Rows:
+    def __init__(self, lengths: list[int], masked: bool = False):
+        starts = np.cumsum([0, *lengths])
+        self.rows = [np.arange(a, b) for a, b in pairwise(starts)]
+        self.masked = masked
+
+    @property
+    def lengths(self) -> Any:
+        return np.asarray([len(row) for row in self.rows], np.int64)
+
+    def tokens_of(self, number: int) -> Any:
+        return self.rows[number]
+
+    def trained_on(self, number: int) -> Any:
+        return np.arange(len(self.rows[number])) % 2 == 1 if self.masked else None
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(2, 90), min_size=1, max_size=60), st.integers(8, 40), st.integers(0, 3))
+def test_every_token_but_the_first_of_each_document_is_predicted_once(lengths: list[int], row: int, seed: int) -> None:
+    loader = Loader(Rows(lengths), row, 2, seed)
+    batch = loader.collate(loader.epoch(0))
+    labels = batch.labels[batch.labels != IGNORE]
+    firsts = set(np.cumsum([0, *lengths])[:-1].tolist())
+    assert sorted(labels.tolist()) == [t for t in range(sum(lengths)) if t not in firsts]
+    predicted = batch.labels != IGNORE
+    assert torch.equal(batch.labels[predicted], batch.tokens[predicted] + 1), "labels are the next tokens"
+    starts = batch.positions == 0
+    assert torch.equal(starts[:, 1:], batch.documents[:, 1:] != batch.documents[:, :-1]), "positions restart"
+
+
+def test_batches_are_a_pure_function_of_seed_and_step() -> None:
+    rows = Rows([int(n) for n in np.random.default_rng(0).integers(2, 50, 200)])
+    straight = Loader(rows, 32, 4, seed=1)
+    batches = [straight.batch(step) for step in range(120)]
+    for step in (119, 0, 57, 56, 118):
+        assert torch.equal(Loader(rows, 32, 4, seed=1).batch(step).tokens, batches[step].tokens)
+    assert not torch.equal(Loader(rows, 32, 4, seed=2).batch(0).tokens, batches[0].tokens)
+    rows_per_epoch = len(straight.epoch(0))
+    assert 2 * rows_per_epoch < 119 * 4, "the test must run over several epochs"
+
+
+def test_masks_keep_only_the_answers() -> None:
+    loader = Loader(Rows([10, 7], masked=True), 32, 1, seed=0, split=False)
+    batch = loader.batch(0)
+    first = [0, 10]
+    wanted = [t for start, n in zip(first, (10, 7), strict=True) for t in range(start, start + n) if (t - start) % 2]
+    assert sorted(batch.labels[batch.labels != IGNORE].tolist()) == wanted
+    assert batch.predicted == len(wanted)
+
+
+def test_conversations_are_never_cut() -> None:
+    with pytest.raises(UserError, match="a sequence of 50 tokens does not fit rows of 32"):
+        Loader(Rows([50]), 32, 1, seed=0, split=False)
+    loader = Loader(Rows([20, 20, 5]), 32, 1, seed=0, split=False)
+    assert sorted(stop - start for row in loader.epoch(0) for _, start, stop in row) == [5, 20, 20]
+    assert loader.fill() == 45 / 64
+
+
+def test_nothing_to_train_on_is_said() -> None:
+    with pytest.raises(UserError, match="nothing to train on"):
+        Loader(Rows([1, 1]), 32, 1, seed=0)

@@ -1,0 +1,45 @@
+"""The chunked cross-entropy is the plain one, gradients included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmcraft.training import loss as loss_module
+from lmcraft.training.loss import IGNORE, linear_cross_entropy
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+@pytest.mark.parametrize("chunk", [64, 1 << 20])
+def test_it_equals_the_plain_loss_and_its_gradients(monkeypatch: pytest.MonkeyPatch, z_loss: float, chunk: int) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", chunk)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(37, 16, generator=generator, dtype=torch.float64)
+    weight = torch.randn(29, 16, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 29, (37,), generator=generator)
+    labels[::5] = IGNORE
+    results = []
+    for plain in (True, False):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        if plain:
+            logits = h @ w.t()
+            used = labels != IGNORE
+            z = z_loss * logits.logsumexp(1).square()[used].sum()
+            total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") + z
+        else:
+            total = linear_cross_entropy(h, w, labels, dtype=torch.float64, z_loss=z_loss)
+        (total * 0.5).backward()
+        results.append((total.double(), h.grad, w.grad))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+def test_nothing_labelled_gives_zero_and_no_nan() -> None:
+    h = torch.randn(4, 8, requires_grad=True)
+    w = torch.randn(5, 8, requires_grad=True)
+    total = linear_cross_entropy(h, w, torch.full((4,), IGNORE), dtype=torch.float32)
+    total.backward()
+    assert total == 0
+    assert h.grad is not None
+    assert not h.grad.any()
