@@ -1,0 +1,1 @@
+"""Model -> HTTP: OpenAI-compatible API and chat page. Needs the extra `serve`."""
