@@ -1,0 +1,1 @@
+"""Lineage -> pages: the run report, and exported models with their cards."""
