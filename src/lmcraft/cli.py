@@ -22,7 +22,8 @@ EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _parser()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(arguments[0] if arguments else None)
     parsed = parser.parse_args(arguments)
     try:
         return parsed.verb(parsed)
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(called: str | None) -> argparse.ArgumentParser:
+    """The parser; the options of `chat` and `serve` are loaded (with torch, seconds) only when one of them is called."""
     parser = argparse.ArgumentParser(
         prog="lmcraft",
         description="Make, judge and run a language model from raw text, with evidence for every number.",
@@ -136,15 +138,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     schema.add_argument("--markdown", action="store_true", help="print the recipe reference instead")
 
-    from lmcraft.inference import chat as chat_room
-    from lmcraft.serving import server as serving_room
-
-    chat = add("chat", _chat, "chat with a model in the terminal", "  lmcraft chat quickstart/export\n")
-    serve = add("serve", _serve, "serve a model over HTTP, with a chat page", "  lmcraft serve quickstart/export\n")
-    for sub, room in ((chat, chat_room), (serve, serving_room)):
+    for name, verb, help in (
+        ("chat", _chat, "chat with a model in the terminal"),
+        ("serve", _serve, "serve a model over HTTP, with a chat page"),
+    ):
+        sub = add(name, verb, help, f"  lmcraft {name} quickstart/export\n")
         sub.add_argument("model", help="recipe/step, step, first digits of the key, or a model directory")
         store_argument(sub)
-        room.add_arguments(sub)
+        if called == name:
+            _room(name).add_arguments(sub)
     return parser
 
 
@@ -317,18 +319,24 @@ def _model_directory(arguments: argparse.Namespace) -> Path:
     return artifact.path
 
 
-def _chat(arguments: argparse.Namespace) -> int:
-    from lmcraft.inference import chat
+def _room(name: str) -> Any:
+    if name == "chat":
+        from lmcraft.inference import chat
 
+        return chat
+    from lmcraft.serving import server
+
+    return server
+
+
+def _chat(arguments: argparse.Namespace) -> int:
     arguments.model = _model_directory(arguments)
-    return chat.main(arguments)
+    return _room("chat").main(arguments)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from lmcraft.serving import server
-
     arguments.model = _model_directory(arguments)
-    return server.main(arguments)
+    return _room("serve").main(arguments)
 
 
 if __name__ == "__main__":
