@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(called: str | None) -> argparse.ArgumentParser:
-    """The parser; the options of `chat` and `serve` are loaded (with torch, seconds) only when one of them is called."""
+    """The parser; the options of `chat` and `serve` are loaded (with torch: seconds) only when they are called."""
     parser = argparse.ArgumentParser(
         prog="lmcraft",
         description="Make, judge and run a language model from raw text, with evidence for every number.",

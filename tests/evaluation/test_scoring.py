@@ -40,3 +40,29 @@ def test_f1_is_symmetric_and_bounded(one, other):
 @given(st.text())
 def test_normalising_twice_changes_nothing(text):
     assert normalise(normalise(text)) == normalise(text)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "right"),
+    [
+        ("42", "42", True),
+        (" 42\n", "42", True),
+        ("42.", "42", True),
+        ("A B  C", "a b c", True),
+        ("Cafe\u0301", "café", True),
+        ("4", "42", False),
+        ("421", "42", False),
+        ("-42", "42", False),
+        ("4.2", "42", False),
+        ("42 43", "42", False),
+        ("The answer is 42", "42", False),
+        ("abc", "a b c", False),
+        ("a b", "a b c", False),
+        ("a c b", "a b c", False),
+        ("cafe", "café", False),
+        ("", "42", False),
+        (".", "42", False),
+    ],
+)
+def test_an_answer_is_right_only_when_it_says_the_answer_and_no_more(prediction: str, answer: str, right: bool) -> None:
+    assert exact_match(prediction, answer) is right

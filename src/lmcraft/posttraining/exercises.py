@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -67,12 +66,6 @@ def make_exercises(
         seen.add(key)
         made.append(exercise)
     return made
-
-
-def exact_match(prediction: str, answer: str) -> bool:
-    """Whether a prediction says the answer and nothing else. Case, spaces around and between words, a final full stop
-    and the two ways to write an accent do not count; everything else does."""
-    return _normal(prediction) == _normal(answer)
 
 
 def is_heldout(problem: str, share: float) -> bool:
@@ -175,8 +168,3 @@ TASKS: dict[str, Callable[[random.Random, Sequence[str], Difficulty], Exercise]]
     "counting": _counting,
 }
 """Name of a task -> the function that draws one exercise."""
-
-
-def _normal(text: str) -> str:
-    text = " ".join(unicodedata.normalize("NFC", text).casefold().split())
-    return text.removesuffix(".").rstrip()

@@ -53,6 +53,7 @@ def run_steps(recipe: Recipe, store: Store, runtime: Runtime, steps: Sequence[St
                         f"  {artifact.name} in {duration(artifact.manifest['provenance']['seconds'])}"
                     )
                 else:
+                    shutil.rmtree(store.work(key), ignore_errors=True)  # left by a kill just after publishing
                     runtime.progress.note(f"  {artifact.name} is up to date")
             store.set_ref(recipe.name, step.name, artifact)
             artifacts[step.name] = artifact

@@ -94,7 +94,8 @@ class Stage:
     inputs, except those that match `volatile` (times, speeds), which are hashed but stay out of the artifact's digest.
     `check` raises UserError for what can be known before any step runs; `sources` names what the step reads from
     outside the store; `estimate` gives expected seconds on this machine.
-    When a run is killed, the next one is called with the same `out` and `runtime.scratch` as the last one left them.
+    When a run is killed, the next one is called with the same `out` and `runtime.scratch` as the last one left them;
+    files that end in `.tmp` are never published.
     """
 
     name: str

@@ -183,8 +183,12 @@ class Store:
     def publish(self, out: Path, manifest: dict[str, Any], volatile: tuple[str, ...]) -> Artifact:
         """Turn a finished working folder into an artifact: hash, fsync, manifest last, rename.
 
-        `manifest` brings identity, key, stage and provenance; files and digest are added here.
+        `manifest` brings key, stage, settings, inputs and provenance; files and digest are added here. Files that end
+        in `.tmp` are what a kill left half-written: they are removed, not published.
         """
+        (out / MANIFEST).unlink(missing_ok=True)  # of a publishing that was killed
+        for leftover in out.rglob("*.tmp"):
+            leftover.unlink()
         files: dict[str, dict[str, Any]] = {}
         for name in _files_in(out):
             path = out / name

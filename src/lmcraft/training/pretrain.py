@@ -153,14 +153,14 @@ def check(config: PretrainConfig, runtime: Runtime) -> None:
 
 
 def estimate(config: PretrainConfig, runtime: Runtime) -> float | None:
-    """Seconds on this machine: operations over a quick measurement of its matrix products, at 45% of that rate."""
+    """Seconds on this machine: operations over a quick measurement of its matrix products, at 35% of that rate."""
     from lmcraft.training.hardware import matmul_seconds_per_token
 
     shape = derive_shape(config, 4096, {})
     device = resolve_device(runtime.device)
     tokens = config.train_tokens or round(config.tokens_per_parameter * shape.parameters())
     floor = matmul_seconds_per_token(shape, 4096, resolve_precision(config.precision, device), device, budget_s=0.3)
-    return tokens * floor / 0.45
+    return tokens * floor / 0.35
 
 
 def copy_tokenizer(source: Path, out: Path) -> None:
