@@ -1,12 +1,14 @@
-"""Small real stages for tests of recipes and the store: they write files, count calls and can fail."""
+"""Small real stages for tests of recipes and the store: they write files, count calls and can fail. One small run."""
 
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_pipeline
 from pydantic import Field
 
 from lmcraft.recipe.plan import make_runtime
@@ -14,6 +16,9 @@ from lmcraft.recipe.schema import load_recipe
 from lmcraft.recipe.stage import LOCATION, Input, Progress, Source, Stage, StageConfig, UserError
 from lmcraft.store.identity import hash_file
 from lmcraft.store.store import Store
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two threads of a small model wait for each other
 
 
 class ReadConfig(StageConfig):
@@ -92,6 +97,12 @@ class House:
 
         runtime = make_runtime(recipe.runtime, Progress())
         return {p.step.name: p for p in make_plan(recipe, self.store, runtime, list(recipe.steps.values()))}
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> small_pipeline.SmallRun:
+    """The small quickstart, built once. Take `small_run.copy(folder)` to write to it."""
+    return small_pipeline.build(tmp_path_factory.mktemp("small") / "checkout")
 
 
 @pytest.fixture

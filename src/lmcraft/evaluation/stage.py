@@ -232,7 +232,7 @@ def _check_template(config: EvaluateConfig, manifest: dict[str, Any]) -> None:
     for ancestor in manifest.get("ancestors", {}).values():
         if ancestor.get("stage") != "tokens":
             continue
-        settings = ancestor.get("config") or ancestor.get("identity", {}).get("config", {})
+        settings = ancestor.get("config", {})
         if (trained := settings.get("template", config.template)) != config.template:
             raise UserError(f"evaluate's template is {config.template!r}, but the model saw {trained!r}: set it so")
 
