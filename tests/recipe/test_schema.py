@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -85,8 +86,6 @@ def test_words_and_numbers_are_those_of_yaml_1_2(house: Any, recipe_text: str) -
 
 
 def test_the_schema_of_the_real_stages_accepts_the_quickstart_and_refuses_misspellings() -> None:
-    from pathlib import Path
-
     from lmcraft.stages import STAGES
 
     schema = recipe_schema(STAGES)
@@ -99,10 +98,11 @@ def test_the_schema_of_the_real_stages_accepts_the_quickstart_and_refuses_misspe
     json.dumps(schema)
 
 
-def test_the_recipe_reference_in_docs_is_the_generated_one() -> None:
-    from pathlib import Path
-
+def test_the_generated_schema_and_reference_are_up_to_date() -> None:
     from lmcraft.stages import STAGES
 
-    page = Path(__file__).parents[2] / "docs" / "recipe-reference.md"
-    assert page.read_text() == markdown(STAGES) + "\n", "run: lmcraft schema --markdown > docs/recipe-reference.md"
+    root = Path(__file__).parents[2]
+    schema = (root / "recipes" / "recipe.schema.json").read_text()
+    assert schema == json.dumps(recipe_schema(STAGES), indent=2) + "\n", "lmcraft schema > recipes/recipe.schema.json"
+    page = (root / "docs" / "recipe-reference.md").read_text()
+    assert page == markdown(STAGES) + "\n", "lmcraft schema --markdown > docs/recipe-reference.md"

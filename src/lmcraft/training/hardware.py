@@ -33,27 +33,34 @@ def _cpu_has_bf16() -> bool:
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
 
 
-def can_compile(device: torch.device) -> bool:
-    """torch.compile needs a C++ compiler on a CPU, Triton (shipped with torch) on CUDA."""
-    if device.type == "cuda":
-        return True
-    compilers = (os.environ.get("CXX"), "g++", "clang++", "c++")
-    return device.type == "cpu" and any(name and shutil.which(name) for name in compilers)
-
-
 def wants_compile(runtime: Runtime, device: torch.device, operations: float) -> bool:
-    """`auto` compiles when a compiler is there and the run is long enough to earn back the start-up.
+    """`auto` compiles when that works here and the run is long enough to earn back the start-up.
 
     The length is judged by operations, not by a clock, so that a resumed run decides as the first one did.
     """
-    if runtime.compile == "on":
-        if not can_compile(device):
-            raise UserError(
-                "compile is on, but there is no C++ compiler (g++, clang++): install one or set compile: off"
-            )
-        return True
     enough = 1e15 if device.type == "cuda" else 5e12
-    return runtime.compile == "auto" and can_compile(device) and operations > enough
+    if runtime.compile == "off" or (runtime.compile == "auto" and operations < enough):
+        return False
+    reason = _why_not_compile(device)
+    if reason and runtime.compile == "on":
+        raise UserError(f"compile is on, but {reason}; mend that or set compile: off")
+    if reason:
+        runtime.progress.note(f"  not compiled (slower by a fifth or so): {reason}")
+    return not reason
+
+
+def _why_not_compile(device: torch.device) -> str | None:
+    """None when torch.compile works: a CPU needs a C++ compiler and Python's headers, CUDA brings Triton."""
+    if device.type not in ("cpu", "cuda"):
+        return f"torch.compile is not used on {device.type}"
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
+        return "there is no C++ compiler (g++ or clang++)"
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(64, device=device))
+    except Exception as error:  # whatever a broken tool chain throws: training goes on without it
+        return f"torch.compile fails on this machine ({str(error).strip().splitlines()[0][:100]})"
+    return None
 
 
 def matmul_seconds_per_token(
