@@ -57,6 +57,12 @@ def run(config: CurateConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
         for step, settings in compare:
             removals.add(step, settings, *_keys(shards, step, settings, removals, runtime))
     held = _choose_held_out(shards, removals, config)
+    kept = sum(map(documents.shard_rows, shards)) - len(removals.decided)
+    if kept and not held and config.heldout > 0 and config.heldout_minimum > 0:
+        raise UserError(
+            f"the documents that are left ({kept}) are too few to hold any out for measuring; add text, or cut the "
+            "files into more (a text or Markdown file is one document), or set heldout: 0"
+        )
     statistics = _write(shards, removals, held, folders, out, runtime)
     if not statistics.kept.documents:
         removed = sorted(statistics.removed.items(), key=lambda item: (-item[1].tally.documents, item[0]))

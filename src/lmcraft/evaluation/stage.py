@@ -16,6 +16,7 @@ from lmcraft.evaluation.scoring import exact_match
 from lmcraft.evaluation.self_test import examine_evaluator
 from lmcraft.evaluation.subjects import Answer, EngineSubject, Messages, Subject
 from lmcraft.inference import Engine
+from lmcraft.inference.devices import use_workers
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, StageConfig, UserError
 from lmcraft.tokens.files import write_json, write_text
 from lmcraft.tokens.pack import TokensConfig, render_document
@@ -57,6 +58,7 @@ def run(config: EvaluateConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         raise UserError("evaluate has nothing to ask: give it documents (bits per byte), conversations, or both")
     manifest = _manifest(inputs["model"])
     _check_template(config, manifest)
+    use_workers(runtime.workers)
     engine = Engine.load(inputs["model"], device=runtime.device, dtype=config.precision)
     material = draw(config, engine, documents, conversations)
     subject = EngineSubject(engine, config.answer_tokens, runtime.progress)

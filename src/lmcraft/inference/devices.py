@@ -51,6 +51,12 @@ def settle_threads(device: torch.device, parameters: int) -> None:
         torch.set_num_threads(1)
 
 
+def use_workers(workers: int) -> None:
+    """For a stage that computes: as many CPU threads as the runtime says. Another number may round otherwise, so a run
+    that goes on in a new process must not fall back to torch's own."""
+    torch.set_num_threads(workers)
+
+
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """`--device` and `--dtype`, as every command that loads a model has them."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")

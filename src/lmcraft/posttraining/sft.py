@@ -15,12 +15,12 @@ from lmcraft.model import load_model, save_model
 from lmcraft.posttraining.conversations import read_conversations
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, UserError, count
 from lmcraft.tokens import Tokenizer
-from lmcraft.training.config import TrainingConfig
+from lmcraft.training.config import TrainingConfig, choose_micro_rows
 from lmcraft.training.hardware import resolve_precision
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import resolve_machine, train
 from lmcraft.training.objectives import next_token
-from lmcraft.training.pretrain import CPU_MICRO_TOKENS, GPU_MICRO_TOKENS, copy_tokenizer, print_resolved
+from lmcraft.training.pretrain import copy_tokenizer, print_resolved
 
 
 class SFTConfig(TrainingConfig):
@@ -31,7 +31,7 @@ class SFTConfig(TrainingConfig):
     norm_learning_rate: float = Field(0.001, gt=0, description="peak rate of AdamW for norm weights")
     weight_decay: float = Field(0.0, ge=0)
     decay: float = Field(0.8, ge=0, le=1, description="share of the steps, at the end, in which the rate falls")
-    batch_tokens: int = Field(8192, gt=0, description="tokens of a step")
+    batch_tokens: int = Field(4096, gt=0, description="tokens of a step")
     epochs: float = Field(1.0, gt=0, description="how often each conversation is seen")
 
 
@@ -73,9 +73,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[
     loader = Loader(conversations, row, rows, config.seed, split=False)
     epoch_rows = len(loader.epoch(0))
     steps = max(1, round(config.epochs * epoch_rows / rows))
-    on_gpu = resolve_device(runtime.device).type == "cuda"
-    micro = config.micro_batch_tokens or (GPU_MICRO_TOKENS if on_gpu else CPU_MICRO_TOKENS)
-    micro_rows = max(1, min(rows, micro // row))
+    micro_rows = choose_micro_rows(config, rows, row, resolve_device(runtime.device))
     machine = resolve_machine(model, config, runtime, steps * rows * row, micro_rows * row)
     resolved = {
         "plan": {

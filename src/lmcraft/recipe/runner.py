@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shutil
@@ -171,8 +172,11 @@ class _named:
                 f"step {self.step.name}: the disk that holds {self.store.root} is full; free some space (`lmcraft gc` "
                 "shows what can go) and give the same command again: what is finished is kept"
             ) from None
-        if isinstance(error, PermissionError):
-            raise UserError(f"step {self.step.name}: no permission: {error}") from None
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"step {self.step.name}: {error.filename!r} cannot be used ({error.strerror}); give yourself the "
+                "right to it, or name another folder"
+            ) from None
 
 
 def _now() -> str:

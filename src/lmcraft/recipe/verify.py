@@ -11,7 +11,10 @@ from lmcraft.store.store import Artifact, Store, read_artifact
 def verify(store: Store, names: list[str], repair: bool, rebuild: bool, recipe: Path | None) -> int:
     """Print a line an artifact. Returns 0 when all is well, 1 when something is damaged or came out otherwise."""
     bad = 0
-    for path in [store.resolve(name).path for name in names] or sorted(store.artifacts_folder.glob("*-*")):
+    paths = [store.resolve(name).path for name in names] or sorted(store.artifacts_folder.glob("*-*"))
+    if not paths:
+        print(f"the store {store.root} is empty: nothing to verify")
+    for path in paths:
         try:
             artifact = read_artifact(path)
             problems = artifact.damage(rehash=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from lmcraft.inference.devices import use_workers
 from lmcraft.model import load_model, save_model
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, StageConfig, UserError
 from lmcraft.reporting.artifacts import read_artifact
@@ -39,6 +40,7 @@ def run(config: ExportConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
     Raises ExportDiffers, and leaves no artifact, when `transformers` makes something else of them than lmcraft does;
     UserError when `transformers` is not installed or the model is no model.
     """
+    use_workers(runtime.workers)
     model = read_artifact(inputs["model"])
     given = inputs.get("evaluation")
     evaluation = read_artifact(given) if given is not None else None

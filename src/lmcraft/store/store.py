@@ -88,6 +88,10 @@ class Artifact:
 
 class Store:
     def __init__(self, root: Path):
+        """Raises UserError when `root` is, or lies in, something that is no folder."""
+        nearest = next((path for path in (root, *root.parents) if path.exists()), Path())
+        if not nearest.is_dir():
+            raise UserError(f"the store {str(root)!r} cannot be made: {str(nearest)!r} is a file; name another folder")
         self.root = root
         self.artifacts_folder = root / "artifacts"
 
@@ -137,7 +141,7 @@ class Store:
             raise UserError(f"{name!r} fits {len(matches)} artifacts; give more digits ({matches[0].name}, …)")
         near = get_close_matches(name, [*refs, *(artifact.name for artifact in self.artifacts())], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`lmcraft ls` lists what there is"
-        raise UserError(f"no artifact {name!r} in the store {self.root}; {hint}")
+        raise UserError(f"no artifact {name!r} in the store {str(self.root)!r}; {hint}")
 
     def refs(self) -> dict[str, dict[str, Any]]:
         """`recipe/step` -> {"stage", "key", "digest"} of what that step last gave."""
@@ -296,9 +300,14 @@ def is_name(text: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text)) and not text.endswith(".")
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def is_disk_full(error: BaseException) -> bool:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return full or "No space left on device" in str(error) or "os error 28" in str(error)
+    """Whether the system refused to store more; libraries written in Rust say so only in words."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return True
+    return "No space left on device" in str(error) or any(f"(os error {number})" in str(error) for number in DISK_FULL)
 
 
 def _files_in(folder: Path) -> list[str]:

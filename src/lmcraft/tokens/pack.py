@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from lmcraft.corpus.documents import read_documents
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, StageConfig, Task, UserError
-from lmcraft.tokens.files import write_json, write_whole
+from lmcraft.tokens.files import write_array, write_json, write_whole
 from lmcraft.tokens.shards import SPLITS, offsets_name, shard_name
 from lmcraft.tokens.tokenizer import Tokenizer
 
@@ -136,8 +136,8 @@ class _Shard:
         offsets = np.cumsum([0] + [len(ids) for ids in self.ids], dtype=np.int64)
         ids = np.concatenate(self.ids)
         write_whole(place.index(self.number), lambda file: pq.write_table(index, file))
-        write_whole(place.offsets(self.number), lambda file: np.save(file, offsets, allow_pickle=False))
-        write_whole(place.ids(self.number), lambda file: np.save(file, ids, allow_pickle=False))
+        write_whole(place.offsets(self.number), lambda file: write_array(file, offsets))
+        write_whole(place.ids(self.number), lambda file: write_array(file, ids))
 
 
 def _encode_split(config: TokensConfig, documents: Path, tokenizer: Tokenizer, place: _Place, task: Task) -> int:

@@ -16,6 +16,8 @@ from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, StageConfig, Tas
 from lmcraft.tokens.files import write_json
 from lmcraft.tokens.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, Tokenizer, default_chat_template
 
+SMALLEST = 512
+"""Fewest tokens of a vocabulary."""
 SAMPLE_BYTES = 200_000
 """Text of each language and split on which the compression is measured."""
 CHAT_WORDS = ("system", "user", "assistant")
@@ -25,7 +27,7 @@ class TokenizerConfig(StageConfig):
     """Settings of the vocabulary."""
 
     vocab_size: int = Field(
-        default=4096, ge=512, le=1_000_000, description="Tokens, special tokens and 256 bytes included."
+        default=4096, ge=SMALLEST, le=1_000_000, description="Tokens, special tokens and 256 bytes included."
     )
     digits: Literal[1, 2, 3] = Field(default=1, description="Longest run of digits that can be one token.")
     min_frequency: int = Field(default=2, ge=1, description="Pairs seen less often than this are not merged.")
@@ -46,8 +48,9 @@ def run(config: TokenizerConfig, inputs: Inputs, out: Path, runtime: Runtime) ->
     if reached < config.vocab_size:
         raise UserError(
             f"vocab_size is {config.vocab_size}, but {counted['documents']} training documents "
-            f"({counted['bytes']} bytes) support only {reached} tokens: set vocab_size to {reached} or less"
-            + (", or min_frequency lower, or add text" if config.min_frequency > 1 else ", or add text")
+            f"({counted['bytes']} bytes) support only {reached} tokens: "
+            + (f"set vocab_size to {reached} or less, " if reached >= SMALLEST else "")
+            + ("set min_frequency lower, or add text" if config.min_frequency > 1 else "add text")
         )
     tokenizer = Tokenizer(backend, default_chat_template())
     statistics = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 
 from lmcraft.model import ModelConfig
@@ -15,8 +16,8 @@ class TrainingConfig(StageConfig):
     """What every training run has: optimizer, schedule, precision, evaluation."""
 
     optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: matrices by Muon, the rest by AdamW")
-    learning_rate: float = Field(0.02, gt=0, description="peak rate of the matrices")
-    embedding_learning_rate: float = Field(0.01, gt=0, description="peak rate of AdamW for embeddings and head")
+    learning_rate: float = Field(0.01, gt=0, description="peak rate of the matrices")
+    embedding_learning_rate: float = Field(0.03, gt=0, description="peak rate of AdamW for embeddings and head")
     norm_learning_rate: float = Field(0.005, gt=0, description="peak rate of AdamW for norm weights")
     weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay of the matrices")
     warmup: float = Field(0.02, ge=0, le=1, description="share of the steps in which the rate rises linearly")
@@ -107,6 +108,13 @@ def _shape(config: PretrainConfig, depth: int, vocab_size: int, special: dict[st
         tie_word_embeddings=config.tie_embeddings,
         **special,
     )
+
+
+def choose_micro_rows(config: TrainingConfig, rows: int, row_tokens: int, device: torch.device) -> int:
+    """Rows of one forward pass: the most that fit `micro_batch_tokens` (8192 on a CPU, 32768 on a GPU) and divide the
+    step's rows, so that every pass has the same shape and nothing is compiled twice."""
+    limit = (config.micro_batch_tokens or (32_768 if device.type == "cuda" else 8192)) // row_tokens
+    return max(n for n in range(1, max(1, min(rows, limit)) + 1) if rows % n == 0)
 
 
 def default_batch_tokens(train_tokens: int, row_tokens: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lmcraft.inference.devices import resolve_device
+from lmcraft.inference.devices import resolve_device, use_workers
 from lmcraft.model import Transformer
 from lmcraft.recipe.stage import Runtime, UserError
 from lmcraft.training.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
@@ -66,7 +66,7 @@ class Machine:
 
 def resolve_machine(model: Transformer, config: TrainingConfig, runtime: Runtime, tokens: int, micro: int) -> Machine:
     """Choose device, precision and compilation, and measure the matmul-bound time of a token."""
-    torch.set_num_threads(runtime.workers)
+    use_workers(runtime.workers)
     device = resolve_device(runtime.device)
     dtype = resolve_precision(config.precision, device)
     floor = matmul_seconds_per_token(model.config, micro, dtype, device)

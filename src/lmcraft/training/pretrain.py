@@ -14,15 +14,18 @@ from lmcraft.inference.devices import resolve_device
 from lmcraft.model import ModelConfig, Transformer, save_model
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, UserError, count
 from lmcraft.tokens import Tokenizer, TokenShards
-from lmcraft.training.config import PretrainConfig, TrainingPlan, default_batch_tokens, derive_shape
+from lmcraft.training.config import (
+    PretrainConfig,
+    TrainingPlan,
+    choose_micro_rows,
+    default_batch_tokens,
+    derive_shape,
+)
 from lmcraft.training.hardware import resolve_precision
 from lmcraft.training.heldout import heldout_bits_per_byte
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import resolve_machine, train
 from lmcraft.training.objectives import next_token
-
-CPU_MICRO_TOKENS = 4096
-GPU_MICRO_TOKENS = 32768
 
 
 class Documents:
@@ -115,9 +118,7 @@ def make_training_plan(
             f"{count(train_tokens)} in all (at most {config.max_epochs:g} epochs): add text, or lower batch_tokens and "
             "train_tokens, or raise max_epochs"
         )
-    on_gpu = resolve_device(runtime.device).type == "cuda"
-    micro = config.micro_batch_tokens or (GPU_MICRO_TOKENS if on_gpu else CPU_MICRO_TOKENS)
-    micro_rows = max(1, min(rows, micro // row))
+    micro_rows = choose_micro_rows(config, rows, row, resolve_device(runtime.device))
     loader = Loader(documents, row, rows, config.seed)
     plan = TrainingPlan(
         parameters=shape.parameters(),
