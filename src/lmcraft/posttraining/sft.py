@@ -31,7 +31,7 @@ class SFTConfig(TrainingConfig):
     norm_learning_rate: float = Field(0.001, gt=0, description="peak rate of AdamW for norm weights")
     weight_decay: float = Field(0.0, ge=0)
     decay: float = Field(0.8, ge=0, le=1, description="share of the steps, at the end, in which the rate falls")
-    batch_tokens: int = Field(4096, gt=0, description="tokens of a step")
+    batch_tokens: int = Field(8192, gt=0, description="tokens of a step")
     epochs: float = Field(1.0, gt=0, description="how often each conversation is seen")
 
 
