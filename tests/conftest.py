@@ -17,7 +17,6 @@ from lmcraft.recipe.stage import LOCATION, Input, Progress, Source, Stage, Stage
 from lmcraft.store.identity import hash_file
 from lmcraft.store.store import Store
 
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two threads of a small model wait for each other
 
 

@@ -143,7 +143,7 @@ def test_text_alone_and_questions_alone_are_evaluations_but_nothing_is_not(model
 
 def test_the_model_must_have_seen_documents_written_the_same_way(model, documents, tmp_path):
     copy = shutil.copytree(model, tmp_path / "model")
-    trained = {"stage": "tokens", "identity": {"config": {"template": "{text}"}}}
+    trained = {"stage": "tokens", "config": {"template": "{text}"}}
     (copy / "manifest.json").write_text(json.dumps({"ancestors": {"k": trained}}), encoding="utf-8")
     with pytest.raises(UserError, match=r"the model saw '\{text\}'"):
         STAGE.run(CONFIG, {"model": copy, "documents": documents}, tmp_path, RUNTIME)
