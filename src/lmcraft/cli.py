@@ -278,8 +278,10 @@ def _lineage(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from lmcraft.recipe.verify import verify
+    from lmcraft.stages import STAGES
 
-    return verify(_store(arguments), arguments.artifact, arguments.repair, arguments.rebuild, arguments.recipe)
+    store = _store(arguments)
+    return verify(store, STAGES, arguments.artifact, arguments.repair, arguments.rebuild, arguments.recipe)
 
 
 def _gc(arguments: argparse.Namespace) -> int:

@@ -82,10 +82,10 @@ def test_a_damaged_input_is_named_and_the_way_back_works(house: Any, recipe_text
     file.write_text("ONE two")
     with pytest.raises(UserError, match=r"read-[0-9a-f]{16} is damaged: text.txt has sha256"):
         house.run(house.recipe(recipe_text, "both.separator=+"))
-    assert verify(house.store, [], repair=True, rebuild=False, recipe=None) == 1
+    assert verify(house.store, house.stages, [], repair=True, rebuild=False, recipe=None) == 1
     house.run(house.recipe(recipe_text))
     assert house.calls == ["read"], "only what was damaged is built again"
-    assert verify(house.store, [], repair=False, rebuild=False, recipe=None) == 0
+    assert verify(house.store, house.stages, [], repair=False, rebuild=False, recipe=None) == 0
 
 
 def test_an_interrupted_step_is_called_again_with_its_folder(house: Any, recipe_text: str) -> None:

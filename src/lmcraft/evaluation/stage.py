@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lmcraft.evaluation.likelihood import document_nats
 from lmcraft.evaluation.material import Material, Question, draw_questions, draw_texts
-from lmcraft.evaluation.metrics import TEXT_TASK, metrics
+from lmcraft.evaluation.metrics import TEXT_TASK, metrics, rederive
 from lmcraft.evaluation.scoring import exact_match
 from lmcraft.evaluation.self_test import examine_evaluator
 from lmcraft.evaluation.subjects import Answer, EngineSubject, Messages, Subject
@@ -251,4 +251,5 @@ STAGE = Stage(
     output="evaluation",
     run=run,
     help="Measure a model on held-out text and questions, with intervals and baselines.",
+    rederive=rederive,
 )

@@ -88,9 +88,8 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[
             "epochs": config.epochs,
             "packing_fill": round(loader.fill(), 4),
         },
-        "machine": machine.describe(),
     }
-    print_resolved(resolved, runtime)
+    print_resolved({**resolved, "machine": machine.describe()}, runtime)
     if conversations.too_long:
         runtime.progress.note(f"  left out {count(conversations.too_long)} conversations longer than {row} tokens")
     history = train(

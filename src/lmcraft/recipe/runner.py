@@ -113,7 +113,7 @@ def _build(
             "packages": {name: found for name in PACKAGES if (found := _version(name))},
             "git": git_state(),
             "seed": getattr(step.config, "seed", None),
-            "device": runtime.device,
+            "device": (summary or {}).get("device", runtime.device),
         },
         "ancestors": _ancestors(artifacts[name] for name in step.needs()),
     }

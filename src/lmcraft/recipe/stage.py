@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,8 @@ class Stage:
     `run` returns a small JSON-able summary for the manifest. It must give the same files for the same config and
     inputs, except those that match `volatile` (times, speeds), which are hashed but stay out of the artifact's digest.
     `check` raises UserError for what can be known before any step runs; `sources` names what the step reads from
-    outside the store; `estimate` gives expected seconds on this machine.
+    outside the store; `estimate` gives expected seconds on this machine; `rederive` works the metrics of a finished
+    directory out again from its items: (metric, stored, recomputed).
     When a run is killed, the next one is called with the same `out` and `runtime.scratch` as the last one left them;
     files that end in `.tmp` are never published.
     """
@@ -108,6 +109,7 @@ class Stage:
     check: Callable[[Any, Runtime], None] | None = None
     sources: Callable[[Any, Runtime], list[Source]] | None = None
     estimate: Callable[[Any, Runtime], float | None] | None = None
+    rederive: Callable[[Path], Sequence[tuple[str, Any, Any]]] | None = None
     volatile: tuple[str, ...] = ()
 
 

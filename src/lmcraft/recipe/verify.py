@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from lmcraft.recipe.stage import ConsoleProgress, UserError, count
+from lmcraft.recipe.stage import ConsoleProgress, Stage, UserError, count
 from lmcraft.store.store import Artifact, Store, read_artifact
 
 
-def verify(store: Store, names: list[str], repair: bool, rebuild: bool, recipe: Path | None) -> int:
+def verify(
+    store: Store, stages: Mapping[str, Stage], names: list[str], repair: bool, rebuild: bool, recipe: Path | None
+) -> int:
     """Print a line an artifact. Returns 0 when all is well, 1 when something is damaged or came out otherwise."""
     bad = 0
     paths = [store.resolve(name).path for name in names] or sorted(store.artifacts_folder.glob("*-*"))
@@ -21,9 +24,9 @@ def verify(store: Store, names: list[str], repair: bool, rebuild: bool, recipe: 
         except UserError as error:
             artifact, problems = Artifact(path, {}), [str(error)]
         if not problems:
-            problems = _metrics(artifact)
+            problems = _metrics(artifact, stages)
         if not problems and rebuild:
-            problems = _rebuild(store, artifact, recipe)
+            problems = _rebuild(store, stages, artifact, recipe)
         for problem in problems:
             print(f"DAMAGED  {path.name}: {problem}")
         if problems:
@@ -38,12 +41,11 @@ def verify(store: Store, names: list[str], repair: bool, rebuild: bool, recipe: 
     return 1 if bad else 0
 
 
-def _metrics(artifact: Artifact) -> list[str]:
-    if artifact.manifest["kind"] != "evaluation":
+def _metrics(artifact: Artifact, stages: Mapping[str, Stage]) -> list[str]:
+    stage = stages.get(artifact.manifest["stage"])
+    if stage is None or stage.rederive is None:
         return []
-    from lmcraft.evaluation import rederive
-
-    compared = rederive(artifact.path)
+    compared = stage.rederive(artifact.path)
     wrong = [
         f"metric {name} is {stored} in results.json but {derived} from its items"
         for name, stored, derived in compared
@@ -60,16 +62,15 @@ def _equal(stored: object, derived: object) -> bool:
     return stored == derived
 
 
-def _rebuild(store: Store, artifact: Artifact, recipe_file: Path | None) -> list[str]:
+def _rebuild(store: Store, stages: Mapping[str, Stage], artifact: Artifact, recipe_file: Path | None) -> list[str]:
     from lmcraft.recipe.plan import make_runtime
     from lmcraft.recipe.runner import build_again
     from lmcraft.recipe.schema import load_recipe
-    from lmcraft.stages import STAGES
 
     step_name = artifact.manifest["step"]
     if recipe_file is None:
         raise UserError("--rebuild needs --recipe FILE: the recipe that made the artifact")
-    recipe = load_recipe(recipe_file, STAGES)
+    recipe = load_recipe(recipe_file, stages)
     if step_name not in recipe.steps:
         raise UserError(f"recipe {recipe_file} has no step {step_name!r}, which made {artifact.name}")
     step = recipe.steps[step_name]

@@ -62,9 +62,8 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
     resolved = {
         "shape": shape.model_dump(exclude={"bos_token_id", "eos_token_id", "pad_token_id"}),
         "plan": plan.describe(),
-        "machine": machine.describe(),
     }
-    print_resolved(resolved, runtime)
+    print_resolved({**resolved, "machine": machine.describe()}, runtime)
     evaluate = heldout_bits_per_byte(inputs["tokens"], plan.row_tokens, plan.micro_rows, config.heldout_tokens)
     history = train(
         model,
