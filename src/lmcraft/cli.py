@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,14 +152,14 @@ def _parser(called: str | None) -> argparse.ArgumentParser:
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
-    from lmcraft.recipe.plan import make_runtime
+    from lmcraft.recipe.plan import make_runtime, store_folder
     from lmcraft.recipe.schema import load_recipe
     from lmcraft.stages import STAGES
     from lmcraft.store.store import Store
 
     recipe = load_recipe(arguments.recipe, STAGES, arguments.set)
     steps = recipe.until(arguments.until) if arguments.until else list(recipe.steps.values())
-    store = Store(Path(os.environ.get("LMCRAFT_STORE", recipe.runtime.store)))
+    store = Store(store_folder(recipe.runtime))
     runtime = make_runtime(recipe.runtime, ConsoleProgress())
     return recipe, steps, store, runtime
 
@@ -179,8 +180,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if models:
         exported = [name for name in models if artifacts[name].manifest["stage"] == "export"]
         model = f"{recipe.name}/{(exported or models)[-1]}"
-        print(f"  chat   {command('chat', model)}")
-        print(f"  serve  {command('serve', model)}")
+        default = Path(os.environ.get("LMCRAFT_STORE", "store"))
+        where = [] if store.root == default else ["--store", shlex.quote(str(store.root))]
+        print(f"  chat   {command('chat', model, *where)}")
+        print(f"  serve  {command('serve', model, *where)}")
     return 0
 
 
@@ -286,17 +289,24 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _gc(arguments: argparse.Namespace) -> int:
     store = _store(arguments)
+    if arguments.apply:
+        with store.alone():
+            return _collect_garbage(store, delete=True)
+    return _collect_garbage(store, delete=False)
+
+
+def _collect_garbage(store: Any, delete: bool) -> int:
     garbage = store.garbage()
     total = 0
     for path in garbage:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         total += size
-        print(f"{'deleted' if arguments.apply else 'would delete'}  {path.relative_to(store.root)}  {count(size)}B")
-        if arguments.apply:
+        print(f"{'deleted' if delete else 'would delete'}  {path.relative_to(store.root)}  {count(size)}B")
+        if delete:
             store.remove(path)
     if not garbage:
         print("nothing to delete: every artifact belongs to a recipe's latest run")
-    elif arguments.apply:
+    elif delete:
         print(f"freed {count(total)}B")
     else:
         print(f"{count(total)}B could be freed; `lmcraft gc --apply` deletes")
@@ -312,10 +322,14 @@ def _schema(arguments: argparse.Namespace) -> int:
 
 
 def _model_directory(arguments: argparse.Namespace) -> Path:
+    from lmcraft.recipe.plan import damaged_message
+
     path = Path(arguments.model)
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() and not (path / "manifest.json").is_file():
         return path
     artifact = _store(arguments).resolve(arguments.model)
+    if problems := artifact.damage(rehash=True):
+        raise UserError(damaged_message(artifact, problems))
     if artifact.manifest["kind"] != "model":
         raise UserError(f"{artifact.name} is not a model but {artifact.manifest['kind']}; `lmcraft ls` shows the kinds")
     return artifact.path

@@ -59,6 +59,40 @@ def test_a_changed_source_is_seen(house: Any, recipe_text: str, tmp_path: Path) 
     assert (house.run(recipe)["words"].path / "count.txt").read_text() == "4"
 
 
+def test_a_source_that_changes_while_it_is_read_is_not_published(house: Any, recipe_text: str, tmp_path: Path) -> None:
+    stage = house.stages["read"]
+    read = stage.run
+
+    def reads_and_is_overtaken(config: Any, inputs: Any, out: Path, runtime: Any) -> None:
+        read(config, inputs, out, runtime)
+        Path(config.path).write_text("other words")
+
+    object.__setattr__(stage, "run", reads_and_is_overtaken)
+    with pytest.raises(UserError, match=r"step a: source 'a\.txt' was changed while it was read"):
+        house.run(house.recipe(recipe_text))
+    object.__setattr__(stage, "run", read)
+    artifacts = house.run(house.recipe(recipe_text))
+    assert (artifacts["a"].path / "text.txt").read_text() == "other words"
+
+
+def test_sources_of_all_steps_are_looked_at_first(house: Any, recipe_text: str, tmp_path: Path) -> None:
+    recipe = house.recipe(recipe_text)
+    (tmp_path / "b.txt").unlink()
+    with pytest.raises(FileNotFoundError):
+        house.run(recipe)
+    assert house.calls == []
+
+
+def test_a_damaged_manifest_is_repaired_by_name(house: Any, recipe_text: str) -> None:
+    from lmcraft.recipe.verify import verify
+
+    artifact = house.run(house.recipe(recipe_text))["a"]
+    (artifact.path / "manifest.json").write_text("{")
+    assert verify(house.store, house.stages, ["small/a"], repair=True, rebuild=False, recipe=None) == 1
+    house.run(house.recipe(recipe_text))
+    assert house.calls == ["read"]
+
+
 def test_a_users_mistake_names_the_step_and_keeps_what_is_finished(house: Any, recipe_text: str) -> None:
     with pytest.raises(UserError, match="step both: the text is bad at line 3; mend it"):
         house.run(house.recipe(recipe_text, "both.fail=user"))

@@ -41,6 +41,8 @@ def test_steps_come_in_an_order_in_which_they_can_run(house: Any, recipe_text: s
         ("stage: join", "stage: jion", "recipe.yaml:10: both.stage: no stage 'jion'; did you mean 'join'?"),
         ("  workers: 1", "  worker: 1", "recipe.yaml:3: runtime.worker: unknown setting; did you mean 'workers'?"),
         ("name: small", "nam: small", "recipe.yaml:1: nam: unknown key; did you mean 'name'?"),
+        ("name: small", "name: small\n5: x", "recipe.yaml:2: keys must be plain words"),
+        ("name: small", "name: !!binary aGVq", "recipe.yaml:1: the YAML tag"),
         ("name: small", "name: a/b", "recipe.yaml:1: name: a recipe's name is letters"),
         ("    path: b.txt", "    path: b.txt\n    path: c.txt", "recipe.yaml:9: 'path' stands twice"),
         ("    stage: read", "    stage: read: x", "recipe.yaml:7: not valid YAML"),

@@ -14,7 +14,7 @@ import torch
 
 from lmcraft.model import ModelConfig, Transformer
 from lmcraft.recipe.stage import Progress, Runtime, Task, UserError
-from lmcraft.training import loop
+from lmcraft.training import hardware, loop
 from lmcraft.training.checkpoint import load_checkpoint, save_checkpoint
 from lmcraft.training.config import PretrainConfig, TrainingConfig, default_batch_tokens, derive_shape
 from lmcraft.training.hardware import matmul_flops_per_token, matmul_seconds_per_token, resolve_precision
@@ -72,7 +72,12 @@ class KillAt(Progress):
 
 
 def run(
-    folder: Path, progress: Progress, micro_rows: int = 2, dtype: torch.dtype = torch.float32, **changes: Any
+    folder: Path,
+    progress: Progress,
+    dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
+    objective: Any = None,
+    **changes: Any,
 ) -> Any:
     (folder / "scratch").mkdir(parents=True, exist_ok=True)
     config = TrainingConfig(evaluations=3, **changes)
@@ -81,11 +86,11 @@ def run(
     history = train(
         model,
         Loader(Texts(), 32, 4, seed=0),
-        next_token(),
+        objective or next_token(),
         config,
         steps=24,
         micro_rows=2,
-        machine=Machine(CPU, dtype, False, 1e-6),
+        machine=Machine(CPU, dtype, compiled, 1e-6),
         evaluate=lambda nats_of: nats_of(Loader(Texts(), 32, 4, seed=9).batch(0))[0],
         out=folder,
         runtime=Runtime(scratch=folder / "scratch", progress=progress),
@@ -113,6 +118,25 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "killed" / "metrics.jsonl").read_bytes()
     losses = [row["loss"] for row in history.metrics if "loss" in row]
     assert losses[-1] < losses[0] - 0.5, "it must learn something for this to mean anything"
+
+
+def test_a_killed_compiled_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := hardware._why_not_compile(CPU):
+        pytest.skip(reason)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    whole, history = run(tmp_path / "whole", Progress(), dtype=torch.bfloat16, compiled=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", KillAt(11), dtype=torch.bfloat16, compiled=True)
+    resumed, again = run(tmp_path / "killed", Progress(), dtype=torch.bfloat16, compiled=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert history.metrics == again.metrics
+
+
+def test_heldout_bits_leave_out_what_the_objective_adds(tmp_path: Path) -> None:
+    _, plain = run(tmp_path / "plain", Progress(), objective=next_token(0.0))
+    _, extra = run(tmp_path / "extra", Progress(), objective=next_token(1.0))
+    firsts = [history.metrics[0]["heldout_bits_per_byte"] for history in (plain, extra)]
+    assert firsts[0] == firsts[1], "before the first step the weights are the same"
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

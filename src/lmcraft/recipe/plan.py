@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmcraft.recipe.schema import Recipe, RuntimeConfig, Step
-from lmcraft.recipe.stage import Progress, Runtime, UserError, default_cache, duration
+from lmcraft.recipe.stage import Progress, Runtime, Source, UserError, default_cache, duration
 from lmcraft.store.identity import differences, identity_of, key_of, short
 from lmcraft.store.store import Artifact, Store
 
@@ -36,8 +37,13 @@ def make_runtime(config: RuntimeConfig, progress: Progress) -> Runtime:
     runtime.cache = Path(config.cache) if config.cache else default_cache()
     runtime.workers = config.workers or runtime.workers
     if config.tensorboard:
-        runtime.tensorboard = Path(config.store) / "tensorboard"
+        runtime.tensorboard = store_folder(config) / "tensorboard"
     return runtime
+
+
+def store_folder(config: RuntimeConfig) -> Path:
+    """Folder of the store: the recipe's (or --set's), else `LMCRAFT_STORE`, else `store`."""
+    return Path(config.store or os.environ.get("LMCRAFT_STORE", "store"))
 
 
 def make_plan(recipe: Recipe, store: Store, runtime: Runtime, steps: Sequence[Step]) -> list[PlannedStep]:
@@ -50,7 +56,8 @@ def make_plan(recipe: Recipe, store: Store, runtime: Runtime, steps: Sequence[St
             reason = f"waits for {', '.join(waits)}; skipped if what they give is what was there before"
             planned[step.name] = PlannedStep(step, reason, seconds=_expected(step, runtime, times))
             continue
-        identity = step_identity(step, {name: planned[name].artifact for name in step.needs()}, runtime)
+        artifacts = {name: planned[name].artifact for name in step.needs()}
+        identity = step_identity(step, artifacts, step_sources(step, runtime))
         artifact = store.artifact(step.stage.name, key_of(identity))
         if artifact is not None and (problems := artifact.damage(rehash=False)):
             raise UserError(damaged_message(artifact, problems))
@@ -62,7 +69,12 @@ def make_plan(recipe: Recipe, store: Store, runtime: Runtime, steps: Sequence[St
     return list(planned.values())
 
 
-def step_identity(step: Step, artifacts: dict[str, Artifact | None], runtime: Runtime) -> dict[str, Any]:
+def step_sources(step: Step, runtime: Runtime) -> list[Source]:
+    """What the step reads from outside the store, hashed as it is now."""
+    return step.stage.sources(step.config, runtime) if step.stage.sources else []
+
+
+def step_identity(step: Step, artifacts: Mapping[str, Artifact | None], sources: list[Source]) -> dict[str, Any]:
     """The identity of a step whose inputs exist."""
 
     def digest(name: str) -> str:
@@ -74,7 +86,6 @@ def step_identity(step: Step, artifacts: dict[str, Artifact | None], runtime: Ru
         key: digest(reference) if isinstance(reference, str) else [digest(name) for name in reference]
         for key, reference in step.inputs.items()
     }
-    sources = step.stage.sources(step.config, runtime) if step.stage.sources else []
     return identity_of(step.stage.name, step.stage.version, step.config.identity(), inputs, sources)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,9 +19,9 @@ from typing import Any
 
 import psutil
 
-from lmcraft.recipe.plan import damaged_message, step_identity
+from lmcraft.recipe.plan import damaged_message, step_identity, step_sources
 from lmcraft.recipe.schema import Recipe, Step
-from lmcraft.recipe.stage import Runtime, UserError, duration
+from lmcraft.recipe.stage import Runtime, Source, UserError, duration
 from lmcraft.store.identity import hash_file, key_of
 from lmcraft.store.store import Artifact, Store, is_disk_full
 
@@ -32,15 +33,26 @@ def run_steps(recipe: Recipe, store: Store, runtime: Runtime, steps: Sequence[St
 
     What is finished stays finished whatever happens; the same call goes on where a killed one stopped.
     """
+    sources: dict[str, list[Source]] = {}
     for step in steps:
-        if step.stage.check is not None:
-            with _named(step, store):
+        with _named(step, store):
+            if step.stage.check is not None:
                 step.stage.check(step.config, runtime)
+            sources[step.name] = step_sources(step, runtime)
+    with ExitStack() as held:
+        with _named(steps[0], store):
+            held.enter_context(store.in_use())
+        return _run_in_order(recipe, store, runtime, steps, sources)
+
+
+def _run_in_order(
+    recipe: Recipe, store: Store, runtime: Runtime, steps: Sequence[Step], sources: dict[str, list[Source]]
+) -> dict[str, Artifact]:
     artifacts: dict[str, Artifact] = {}
     checked: set[str] = set()
     for number, step in enumerate(steps, 1):
         with _named(step, store):
-            identity = step_identity(step, dict(artifacts), runtime)
+            identity = step_identity(step, artifacts, sources[step.name])
             key = key_of(identity)
             runtime.progress.note(f"[{number}/{len(steps)}] {step.name}")
             with store.lock(key, lambda: runtime.progress.note("  another run is making this step; waiting for it")):
@@ -56,7 +68,7 @@ def run_steps(recipe: Recipe, store: Store, runtime: Runtime, steps: Sequence[St
                 else:
                     shutil.rmtree(store.work(key), ignore_errors=True)  # left by a kill just after publishing
                     runtime.progress.note(f"  {artifact.name} is up to date")
-            store.set_ref(recipe.name, step.name, artifact)
+                store.set_ref(recipe.name, step.name, artifact)
             artifacts[step.name] = artifact
     return artifacts
 
@@ -65,7 +77,7 @@ def build_again(
     store: Store, runtime: Runtime, step: Step, inputs: dict[str, Artifact], artifact: Artifact
 ) -> list[str]:
     """Run an artifact's step a second time in a scratch folder and name the files that came out otherwise."""
-    folder = store.root / "work" / f"again-{artifact.key[:16]}"
+    folder = store.root / "work" / f"again-{artifact.key[:16]}-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     _run_stage(step, runtime, folder, inputs)
     differing = []
@@ -89,6 +101,9 @@ def _build(
         file.write(f"{_now()}\n")
     started, clock = _now(), time.monotonic()
     summary = _run_stage(step, runtime, work, {name: artifacts[name] for name in step.needs()})
+    if changed := _changed(identity["sources"], step_sources(step, runtime)):
+        shutil.rmtree(work, ignore_errors=True)
+        raise UserError(f"source {changed!r} was changed while it was read; nothing was published, run again")
     manifest = {
         "kind": step.stage.output,
         "stage": step.stage.name,
@@ -133,6 +148,11 @@ def _run_stage(step: Step, runtime: Runtime, folder: Path, artifacts: dict[str, 
     if runtime.tensorboard is not None:
         runtime = replace(runtime, tensorboard=runtime.tensorboard / step.name)
     return step.stage.run(step.config, inputs, out, replace(runtime, scratch=scratch))
+
+
+def _changed(before: list[dict[str, str]], after: list[Source]) -> str | None:
+    pairs = ({(each["name"], each["sha256"]) for each in before}, {(each.name, each.sha256) for each in after})
+    return min((name for name, _ in pairs[0] ^ pairs[1]), default=None)
 
 
 def _verify_inputs(step: Step, artifacts: dict[str, Artifact], checked: set[str]) -> None:

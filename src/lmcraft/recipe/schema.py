@@ -21,7 +21,7 @@ class RuntimeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    store: str = Field("store", description="folder of the artifacts, from the current folder")
+    store: str | None = Field(None, description="folder of the artifacts; default: LMCRAFT_STORE, else `store`")
     cache: str | None = Field(None, description="folder for downloads; default: the platform's cache folder")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     workers: int | None = Field(None, gt=0, description="threads and worker processes; default: the machine's cores")
@@ -293,7 +293,8 @@ def _quoted(message: str) -> list[str]:
     return message.split("'")[1::2]
 
 
-def _nearest(word: str, words: Any) -> str:
+def _nearest(word: Any, words: Any) -> str:
+    word = str(word)
     words = [str(each) for each in words]
     near = get_close_matches(word, words, n=1, cutoff=0.5)
     if near:

@@ -27,7 +27,7 @@ class StageConfig(BaseModel):
     (what is found there enters it by digest, through `Stage.sources`).
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the output: everything but locations, as JSON values."""

@@ -14,7 +14,7 @@ def verify(
 ) -> int:
     """Print a line an artifact. Returns 0 when all is well, 1 when something is damaged or came out otherwise."""
     bad = 0
-    paths = [store.resolve(name).path for name in names] or sorted(store.artifacts_folder.glob("*-*"))
+    paths = [store.path_of(name) for name in names] or sorted(store.artifacts_folder.glob("*-*"))
     if not paths:
         print(f"the store {store.root} is empty: nothing to verify")
     for path in paths:

@@ -14,6 +14,9 @@ Place = tuple[str | int, ...]
 """Where a value stands in a document: keys and list indices from the top."""
 
 
+CORE_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core scalars: `no` is a word, not false; 1e-3 is a number, not a word; no dates, no merging."""
 
@@ -70,6 +73,8 @@ def parse_file(path: Path) -> tuple[Any, dict[Place, int]]:
 
 def _collect_places(path: Path, node: yaml.Node, place: Place, places: dict[Place, int], above: set[int]) -> None:
     places[place] = node.start_mark.line + 1
+    if node.tag not in CORE_TAGS:
+        raise UserError(f"{path}:{node.start_mark.line + 1}: the YAML tag {node.tag!r} has no place in a recipe")
     if id(node) in above:
         raise UserError(f"{path}:{node.start_mark.line + 1}: an alias that contains itself")
     above = above | {id(node)}
@@ -77,8 +82,8 @@ def _collect_places(path: Path, node: yaml.Node, place: Place, places: dict[Plac
         seen: set[str] = set()
         for key, value in node.value:
             line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{path}:{line}: keys must be plain words")
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise UserError(f"{path}:{line}: keys must be plain words; put quotes around numbers")
             if key.value in seen:
                 raise UserError(f"{path}:{line}: {key.value!r} stands twice; keep one")
             seen.add(key.value)

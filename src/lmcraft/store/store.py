@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -70,6 +71,8 @@ class Artifact:
         problems = []
         if self.key != key_of(self.identity):
             problems.append(f"{MANIFEST}: the key is not that of the stage, settings, inputs and sources")
+        if self.manifest["sha256"] != _record_digest(self.manifest):
+            problems.append(f"{MANIFEST} is not as it was written")
         if self.manifest["digest"] != digest_of(self.manifest["files"]):
             problems.append(f"{MANIFEST}: the digest is not that of the files listed")
         for name, entry in self.manifest["files"].items():
@@ -117,6 +120,16 @@ class Store:
                 found.append(read_artifact(path))
         return sorted(found, key=lambda artifact: (artifact.manifest["provenance"]["finished"], artifact.name))
 
+    def path_of(self, name: str) -> Path:
+        """The directory of an artifact by any of its names, even when its manifest cannot be read."""
+        for path in (Path(name), self.artifacts_folder / name):
+            if path.is_dir() and path.parent.name == self.artifacts_folder.name:
+                return path
+        ref = self.refs().get(name)
+        if ref and (path := self.artifacts_folder / f"{ref['stage']}-{ref['key'][:SHORT]}").is_dir():
+            return path
+        return self.resolve(name).path
+
     def resolve(self, name: str) -> Artifact:
         """An artifact by directory, `recipe/step`, step name or the first digits of its key."""
         path = Path(name)
@@ -147,8 +160,11 @@ class Store:
         """`recipe/step` -> {"stage", "key", "digest"} of what that step last gave."""
         found = {}
         for path in sorted((self.root / "refs").glob("*/*.json")):
-            with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
-                found[f"{path.parent.name}/{path.stem}"] = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                ref = json.loads(path.read_text(encoding="utf-8"))
+                found[f"{path.parent.name}/{path.stem}"] = {name: ref[name] for name in ("stage", "key", "digest")}
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{path} is damaged; delete it, and the next run writes it again") from None
         return found
 
     def _of_ref(self, name: str, ref: dict[str, Any]) -> Artifact:
@@ -168,12 +184,15 @@ class Store:
         ref = {"stage": artifact.manifest["stage"], "key": artifact.key, "digest": artifact.digest}
         write_atomically(path, json.dumps(ref, indent=2) + "\n")
 
+    def _locks(self) -> Path:
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     @contextlib.contextmanager
     def lock(self, key: str, waiting: Any) -> Iterator[None]:
         """Hold the step's lock; calls `waiting()` once when another process has it. A killed holder frees it."""
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{key[:SHORT]}.lock")
+        lock = FileLock(self._locks() / f"{key[:SHORT]}.lock")
         try:
             lock.acquire(timeout=0.1)
         except Timeout:
@@ -183,6 +202,32 @@ class Store:
             yield
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Held while a run works with the store: nothing is collected as garbage meanwhile. Runs do not exclude
+        each other; a killed one counts no longer."""
+        run = FileLock(self._locks() / f"run-{uuid.uuid4().hex}.lock")
+        with FileLock(self._locks() / "gc.lock"):
+            run.acquire()
+        try:
+            yield
+        finally:
+            run.release()
+            Path(run.lock_file).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Held while garbage is deleted. Raises UserError when a run is using the store; new runs wait."""
+        with FileLock(self._locks() / "gc.lock"):
+            for path in self._locks().glob("run-*.lock"):
+                try:
+                    with FileLock(path, timeout=0):
+                        pass
+                except Timeout:
+                    raise UserError(f"a run is using the store {self.root}; let it end, then delete") from None
+                path.unlink(missing_ok=True)
+            yield
 
     def publish(self, out: Path, manifest: dict[str, Any], volatile: tuple[str, ...]) -> Artifact:
         """Turn a finished working folder into an artifact: hash, fsync, manifest last, rename.
@@ -202,6 +247,7 @@ class Store:
             files[name] = entry
             _fsync(path)
         manifest = {"format": FORMAT, **manifest, "digest": digest_of(files), "files": files}
+        manifest["sha256"] = _record_digest(manifest)
         write_atomically(out / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         for folder in {out / Path(name).parent for name in files} | {out}:
             _fsync(folder)
@@ -226,9 +272,9 @@ class Store:
         """What no recipe's latest run needs: unreferenced artifacts (an artifact needs its ancestors), the work of
         steps that are not being made, damaged artifacts set aside."""
         needed: set[str] = set()
-        for name, ref in self.refs().items():
-            with contextlib.suppress(UserError):
-                artifact = self._of_ref(name, ref)
+        for ref in self.refs().values():
+            artifact = self.artifact(ref["stage"], ref["key"])
+            if artifact is not None:
                 needed |= {artifact.key[:SHORT]} | {key[:SHORT] for key in artifact.manifest["ancestors"]}
         artifacts = [path for path in self.artifacts_folder.glob("*-*") if path.name[-SHORT:] not in needed]
         work = [path for path in (self.root / "work").glob("*") if not self._is_locked(path.name)]
@@ -277,13 +323,18 @@ def read_artifact(path: Path) -> Artifact:
         "step",
         "provenance",
     }
-    required |= {"summary", "ancestors"}
+    required |= {"summary", "ancestors", "sha256"}
     if missing := sorted(required - set(manifest)):
         raise UserError(f"{path / MANIFEST} is damaged: it lacks {missing[0]!r}; {way_back}")
     unsafe = [name for name in manifest["files"] if Path(name).is_absolute() or ".." in Path(name).parts]
     if unsafe:
         raise UserError(f"{path / MANIFEST} names a file outside its folder ({unsafe[0]!r}); do not use this artifact")
     return Artifact(path, manifest)
+
+
+def _record_digest(manifest: dict[str, Any]) -> str:
+    """sha256 of the manifest itself, so that a changed time, summary or ancestor shows too."""
+    return key_of({name: value for name, value in manifest.items() if name != "sha256"})
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -297,7 +348,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 def is_name(text: str) -> bool:
     """Whether a recipe or step may be called so: it becomes a file name on every system."""
-    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text)) and not text.endswith(".")
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", text, re.IGNORECASE)  # on Windows
+    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text)) and not text.endswith(".") and not reserved
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -317,7 +369,7 @@ def _files_in(folder: Path) -> list[str]:
 def _fsync(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows syncs no read-only handle
     try:
         os.fsync(descriptor)
     finally:

@@ -1,7 +1,8 @@
 """Checkpoints of a run in progress: everything that the next step depends on, never pickled.
 
 A checkpoint is a folder `step-<n>` with `tensors.safetensors` and `state.json`; it appears by a rename, so it is whole
-or not there. `state.json` names the digest of the tensors: a damaged checkpoint is passed over for the one before.
+or not there. `state.json` names its own digest and that of the tensors: a damaged checkpoint is passed over for the
+one before.
 """
 
 from __future__ import annotations
@@ -32,11 +33,10 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     temporary.mkdir()
     save_file(tensors, temporary / "tensors.safetensors")
     digest = _sha256(temporary / "tensors.safetensors")
-    (temporary / "state.json").write_text(
-        json.dumps({"step": step, "sha256": digest, "state": plain}), encoding="utf-8"
-    )
+    record = {"step": step, "sha256": digest, "state_sha256": _text_sha256(json.dumps(plain)), "state": plain}
+    (temporary / "state.json").write_text(json.dumps(record), encoding="utf-8")
     for file in temporary.iterdir():
-        with file.open("rb") as handle:
+        with file.open("r+b") as handle:
             os.fsync(handle.fileno())
     target = folder / f"step-{step:09d}"
     shutil.rmtree(target, ignore_errors=True)
@@ -52,6 +52,8 @@ def load_checkpoint(folder: Path, progress: Progress) -> tuple[int, dict[str, An
             record = json.loads((path / "state.json").read_text(encoding="utf-8"))
             if _sha256(path / "tensors.safetensors") != record["sha256"]:
                 raise ValueError("its tensors do not have the digest that it names")
+            if _text_sha256(json.dumps(record["state"])) != record["state_sha256"]:
+                raise ValueError("its state does not have the digest that it names")
             return record["step"], _put_tensors(record["state"], load_file(path / "tensors.safetensors"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             progress.note(f"  checkpoint {path.name} is damaged ({error}); going back to the one before")
@@ -93,6 +95,10 @@ def set_rng_state(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -24,7 +24,7 @@ from lmcraft.training.hardware import (
     wants_compile,
 )
 from lmcraft.training.loader import Loader
-from lmcraft.training.objectives import Batch, Objective
+from lmcraft.training.objectives import Batch, Objective, next_token
 from lmcraft.training.optimizers import make_optimizers, rate_factor, set_rates
 
 CHECKPOINT_SECONDS = 20.0
@@ -113,11 +113,13 @@ def train(
             layer.compile(dynamic=False)
     board = _tensorboard(runtime)
 
+    likelihood = next_token()  # without what the objective may add, such as z-loss
+
     def run_evaluation(step: int) -> float | None:
         if evaluate is None:
             return None
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), _autocast(machine):
-            value = evaluate(lambda batch: _detached(objective(model, batch.to(device), machine.dtype)))
+            value = evaluate(lambda batch: _detached(likelihood(model, batch.to(device), machine.dtype)))
         history.metrics.append({"step": step, "heldout_bits_per_byte": value})
         if board:
             board.add_scalar("heldout_bits_per_byte", value, step)
@@ -169,9 +171,10 @@ def train(
                 heldout = run_evaluation(done)
                 mark += time.monotonic() - before
             if time.monotonic() - saved >= CHECKPOINT_SECONDS and done < steps:
+                before = time.monotonic()
                 _save(checkpoints, done, model, optimizers, history)
-                mark += time.monotonic() - now
                 saved = time.monotonic()
+                mark += saved - before
     run_evaluation(steps)
     if board:
         board.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,8 @@ def _figure(value: Any) -> str:
 def check(config: PretrainConfig, runtime: Runtime) -> None:
     resolve_precision(config.precision, resolve_device(runtime.device))
     derive_shape(config, 4096, {})
+    if runtime.tensorboard is not None and find_spec("tensorboard") is None:
+        raise UserError('runtime.tensorboard needs TensorBoard: pip install "lmcraft[tensorboard]"')
 
 
 def estimate(config: PretrainConfig, runtime: Runtime) -> float | None:
