@@ -98,7 +98,7 @@ def test_twenty_kills_in_all_stages_change_no_artifact(small_run: SmallRun, tmp_
         said = run_and_kill(folder, kill, small_run)
         resumed += "resuming at step" in said
         hit.append(unfinished(folder, small_run))
-    assert len(kills) == 20
+    assert len(kills) >= 20
     assert set(small_run.manifests) <= set(hit), f"no kill in {set(small_run.manifests) - set(hit)}"
     assert resumed, "no training went on from a checkpoint"
 
