@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def read_artifact(directory: Path) -> Artifact:
     return Artifact(directory, manifest, kind, manifest.get("step") or directory.name)
 
 
-def lineage(artifacts: Iterable[Artifact]) -> dict[str, Record]:
+def lineage(artifacts: Sequence[Artifact]) -> dict[str, Record]:
     """Every artifact at hand and above, by key, parents before children."""
     manifests: dict[str, Mapping[str, Any]] = {}
     for artifact in artifacts:
@@ -101,7 +101,8 @@ def lineage(artifacts: Iterable[Artifact]) -> dict[str, Record]:
                 add(parent)
             ordered[key] = records[key]
 
-    for key in sorted(records, key=lambda key: (records[key].step, key)):
+    given = [artifact.key for artifact in artifacts if artifact.key]
+    for key in [*given, *sorted(records, key=lambda key: (records[key].step, key))]:
         add(key)
     return ordered
 

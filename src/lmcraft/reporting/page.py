@@ -91,12 +91,13 @@ def _tiles(facts: Mapping[str, Any], cost: Mapping[str, Any]) -> list[dict[str, 
     if read:
         add(count(read), "tokens trained on", "padding included, all stages")
     if facts["evaluations"]:
-        metrics = headline(facts["evaluations"][-1]["metrics"])
+        evaluation = facts["evaluations"][-1]
+        metrics, model = headline(evaluation["metrics"]), evaluation["model"] or "the model"
         for metric in [m for m in metrics if m["metric"] == "bits per byte"][:1]:
             span = f"{metric['low']:.3f} to {metric['high']:.3f}"
-            add(f"{metric['value']:.3f}", "bits per byte, held out", f"{span}; {metric['n']:,} documents")
+            add(f"{metric['value']:.3f}", f"bits per byte of {model}, held out", f"{span}; {metric['n']:,} documents")
         better = sum(metric["verdict"] == "better than baseline" for metric in metrics)
-        add(f"{better} of {len(metrics)}", "measurements beat their baseline", "95% intervals apart")
+        add(f"{better} of {len(metrics)}", f"measurements of {model} beat their baseline", "95% intervals apart")
     if cost["seconds"] is not None:
         add(duration(cost["seconds"]), "from source to here", "all steps added up")
     return tiles
