@@ -1,47 +1,21 @@
 """The chat page in headless Chromium. `LMCRAFT_SCREENSHOTS=folder` keeps pictures of it."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from headless import chromium
 
 from lmcraft.inference import Sampling
 from lmcraft.inference.batch import Row
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--window-size=1280,900",
-)
-
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install -e '.[dev]'")
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("needs Chromium and its driver: apt-get install -y chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    try:
+    with chromium(tmp_path / "profile") as driver:
         yield Page(driver)
         complaints = [
             entry
@@ -49,8 +23,6 @@ def browser(tmp_path: Path) -> Iterator:
             if entry["level"] == "SEVERE" and "status of 4" not in entry["message"]
         ]
         assert complaints == []  # among them every breach of the Content-Security-Policy
-    finally:
-        driver.quit()
 
 
 class Page:
