@@ -7,8 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmcraft.corpus import documents
+from lmcraft.corpus.engine.corpus import Corpus
+from lmcraft.corpus.engine.local import Inline
+from lmcraft.corpus.step import Shard
 from lmcraft.recipe.stage import Progress, Task
 
 WORDS = ("river", "stone", "window", "garden", "letter", "silver", "morning", "engine", "captain", "forest", "island")
@@ -65,3 +70,26 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {
         path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
     }
+
+
+def batch_of(texts: list[str], **columns: list[Any]) -> pa.RecordBatch:
+    """Documents with these texts; `columns` gives others of `documents.SCHEMA`, a list each."""
+    table: list[dict[str, Any]] = []
+    for number, text in enumerate(texts):
+        row = {"id": f"{number:032x}", "source": "made", "path": f"{number}.txt", "text": text, "changes": []}
+        table.append(row | {name: values[number] for name, values in columns.items()})
+    return pa.RecordBatch.from_pylist(table, schema=documents.SCHEMA)
+
+
+def corpus_of(folder: Path, *batches: pa.RecordBatch, **inputs: Any) -> Corpus:
+    """A corpus with a shard for each batch, on the engine of this process."""
+    shards = []
+    row = 0
+    for index, batch in enumerate(batches):
+        path = folder / f"documents-{index:05d}.parquet"
+        documents.write_parquet(path, pa.Table.from_batches([batch], documents.SCHEMA))
+        shards.append(Shard(index, path, row))
+        row += batch.num_rows
+    scratch = folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return Corpus(shards, row, inputs, scratch, Inline())

@@ -45,7 +45,7 @@ def test_everything_is_kept_or_removed_for_a_reason(documents: Path, curated: Ma
         "too short": 1,
     }
     assert stats["in"]["bytes"] == stats["bytes"] + sum(item["bytes"] for item in stats["removed"].values())
-    assert stats["signature"] == "lmcraft-minhash-1"
+    assert stats["steps"]["near"]["signature"].startswith("lmcraft-minhash-2 ")
     for row in removed.values():
         assert row["value"] is not None
         assert row["reason"] == "exact duplicate" or row["threshold"] is not None
@@ -88,7 +88,7 @@ def test_steps_run_in_the_order_of_the_recipe(documents: Path, curated: Make) ->
     steps = [{"exact": {}}, {"length": {"min_characters": 40, "max_characters": 10_000}}, {"exact": {}}, {"repair": {}}]
     stats = statistics(curated(documents, steps=steps))
     assert set(stats["removed"]) == {"exact duplicate", "too short"}
-    assert "signature" not in stats
+    assert "near" not in stats["steps"]
     assert statistics(curated(documents, name="none", steps=[]))["documents"] == len(rows(documents))
 
 
@@ -100,11 +100,11 @@ def test_nothing_left_says_which_rule_removed_how_many(documents: Path, curated:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ({"nearr": {}}, "a step is one of repair, mask"),
+        ({"nearr": {}}, "a step is one of extract"),
         ({"near": {}, "exact": {}}, "a step is one of"),
         ({"near": {"agre": 0.5}}, "agre"),
         ({"length": {"min_characters": 5, "max_characters": 1}}, "must not be less"),
-        ({"mask": {"kinds": ["name"]}}, "email"),
+        ({"mask": {"kinds": ["nickname"]}}, "email"),
     ],
 )
 def test_a_wrong_step_is_refused(step: dict[str, object], message: str) -> None:
@@ -115,7 +115,8 @@ def test_a_wrong_step_is_refused(step: dict[str, object], message: str) -> None:
 def test_the_identity_names_each_step_alone() -> None:
     # A step that is added later must not change the identity of recipes that do not use it.
     config = curate.CurateConfig.model_validate({"steps": [{"exact": {}}]})
-    assert config.identity()["steps"] == [{"exact": {}}]
+    (step,) = config.identity()["steps"]
+    assert list(step) == ["exact"]
     assert curate.CurateConfig.model_json_schema()["properties"]["steps"]["type"] == "array"
 
 

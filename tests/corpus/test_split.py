@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from corpora import sentence
 
-from lmcraft.corpus.split import held_out, split_hash
+from lmcraft.corpus.steps.split import held_out, split_hash
 
 
 def hashes(numbers: range) -> np.ndarray:

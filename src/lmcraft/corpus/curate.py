@@ -1,34 +1,40 @@
 """Stage `curate`: documents -> documents that are mended, masked, checked, unique, and split.
 
-Shards go one by one through *passes*: a pass applies a run of local steps and publishes each shard with its count of
-removals; the global steps after it decide over all its shards which documents the next pass leaves out. The last
-pass adds the split and writes the artifact. A killed run keeps every shard that was published.
+The steps run in *passes* over the shards. A step that learns looks at every shard first and begins a new pass; the
+steps that follow it go along. Each shard of a pass is a task for the engine's workers: read, apply the steps, publish
+the shard, then a ledger line that counts it. A killed run keeps every shard that has its line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from lmcraft.corpus import documents
-from lmcraft.corpus.duplicates import NEAR, SIGNATURE
-from lmcraft.corpus.registry import StepChoice, default_steps, step_and_config
-from lmcraft.corpus.split import held_out, split_hash
-from lmcraft.corpus.steps import GlobalStep, Judged, Keys, LocalStep, characters
+from lmcraft.corpus.engine import Engine, advance, open_engine
+from lmcraft.corpus.engine.corpus import Corpus
+from lmcraft.corpus.step import Arrays, Drop, Judged, Known, Shard, Step
+from lmcraft.corpus.steps.registry import StepChoice, default_steps, step_and_config
+from lmcraft.corpus.steps.split import SPLIT, Split
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, StageConfig, UserError
 
 WORK = "work.json"
 """Names the work whose shards a scratch folder holds."""
+
+DONE = "done.json"
+"""Says that a pass is complete."""
 
 
 class CurateConfig(StageConfig):
@@ -39,38 +45,32 @@ class CurateConfig(StageConfig):
     )
     heldout: float = Field(0.03, ge=0, lt=1, description="Share of documents kept from training, chosen by hash.")
     heldout_minimum: int = Field(8, ge=0, description="Hold out at least so many, if that is no more than a quarter.")
+    on_error: Literal["set_aside", "stop"] = Field(
+        "set_aside", description="When a step fails on a document: keep it aside with the error, or stop the run."
+    )
 
 
 def run(config: CurateConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[str, Any]:
     """Apply the steps and the split. Raises UserError when nothing is left."""
     out.mkdir(parents=True, exist_ok=True)
-    shards = documents.shard_paths(Path(inputs["documents"]))
+    found = inputs["documents"]
+    folders = [Path(folder) for folder in (found if isinstance(found, list) else [found])]
+    shards = [path for folder in folders for path in documents.shard_paths(folder)]
+    others = {name: value for name, value in inputs.items() if name != "documents"}
     scratch = (runtime.scratch or out) / ".curate"
     _forget_other_work(scratch, out, config, shards)
     passes = _passes(config)
-    folders = [scratch / f"pass-{number}" for number in range(len(passes))]
-    removals = _Removals()
-    for folder, (local, compare) in zip(folders, passes, strict=True):
-        label = ", ".join(step.name for step, _ in local) or "copy"
-        shards = _run_pass(shards, local, removals, folder, runtime, label)
-        removals = _Removals()
-        for step, settings in compare:
-            removals.add(step, settings, *_keys(shards, step, settings, removals, runtime))
-    held = _choose_held_out(shards, removals, config)
-    kept = sum(map(documents.shard_rows, shards)) - len(removals.decided)
-    if kept and not held and config.heldout > 0 and config.heldout_minimum > 0:
-        raise UserError(
-            f"the documents that are left ({kept}) are too few to hold any out for measuring; add text, or cut the "
-            "files into more (a text or Markdown file is one document), or set heldout: 0"
-        )
-    statistics = _write(shards, removals, held, folders, out, runtime)
-    if not statistics.kept.documents:
-        removed = sorted(statistics.removed.items(), key=lambda item: (-item[1].tally.documents, item[0]))
-        reasons = ", ".join(f"{item.tally.documents} as {reason!r}" for reason, item in removed)
-        raise UserError(f"curate removed every document ({reasons or 'there were none'}); relax that step or add text")
+    statistics = documents.Statistics()
+    reports: dict[str, Any] = {}
+    with open_engine(runtime, len(shards)) as engine:
+        for number, steps in enumerate(passes):
+            work = _Pass(number, steps, scratch, out if number == len(passes) - 1 else None, config.on_error, others)
+            shards, made = work.run(shards, engine, runtime)
+            statistics.merge(made)
+            reports |= work.reports()
+    _check(statistics, config)
     stored = statistics.to_json(documents.LARGEST_GROUPS)
-    if any(step is NEAR for _, compare in passes for step, _ in compare):
-        stored["signature"] = SIGNATURE
+    stored["steps"] = reports
     documents.write_json(out / "statistics.json", stored)
     (scratch / WORK).unlink()  # first, so that a kill in the next line leaves nothing that looks like work to continue
     shutil.rmtree(scratch)
@@ -78,95 +78,238 @@ def run(config: CurateConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
     return statistics.summary() | {"split": splits}
 
 
-@dataclass
-class _Removals:
-    """What global steps decided over the rows of a pass; rows count through all shards."""
+@dataclass(frozen=True)
+class _Labelled:
+    """A step of this run: `label` is its name, numbered when the recipe has it more than once."""
 
-    decided: dict[int, tuple[str, float, float | None, int]] = field(default_factory=dict)  # ..., row of the kept one
-    ids: dict[int, str] = field(default_factory=dict)  # of the kept rows named above
-
-    def add(self, step: GlobalStep, config: StageConfig, rows: np.ndarray, keys: Keys) -> None:
-        found = step.decide(keys, config)
-        threshold = step.threshold(config)
-        for index, kept, value in zip(found.rows.tolist(), found.kept.tolist(), found.values.tolist(), strict=True):
-            self.decided[int(rows[index])] = (step.reason, value, threshold, int(rows[kept]))
-            self.ids[int(rows[kept])] = str(keys.ids[kept])
-        # The one that an exact duplicate was removed for may have gone now: it had the same words, so its twin is ours.
-        for row, (reason, value, limit, kept) in list(self.decided.items()):
-            if limit is None and kept in self.decided:
-                self.decided[row] = (reason, value, limit, self.decided[kept][3])
+    label: str
+    step: Step
+    settings: StageConfig
 
 
-Pass = tuple[list[tuple[LocalStep, StageConfig]], list[tuple[GlobalStep, StageConfig]]]
-"""Local steps, and the global steps that compare what they left."""
-
-
-def _passes(config: CurateConfig) -> list[Pass]:
-    """The steps as runs of local steps, each with the global steps that follow it."""
-    passes: list[Pass] = [([], [])]
-    for step, settings in map(step_and_config, config.steps):
-        if isinstance(step, GlobalStep):
-            passes[-1][1].append((step, settings))
-        else:
-            if passes[-1][1]:
-                passes.append(([], []))
-            passes[-1][0].append((step, settings))
+def _passes(config: CurateConfig) -> list[list[_Labelled]]:
+    """The steps in runs, each beginning with one that learns (the first perhaps not); the last does the split."""
+    chosen = [step_and_config(choice) for choice in config.steps]
+    chosen.append((SPLIT, Split(heldout=config.heldout, heldout_minimum=config.heldout_minimum)))
+    seen: dict[str, int] = {}
+    passes: list[list[_Labelled]] = [[]]
+    for step, settings in chosen:
+        seen[step.name] = seen.get(step.name, 0) + 1
+        label = step.name if seen[step.name] == 1 else f"{step.name} {seen[step.name]}"
+        if step.learn is not None and passes[-1]:
+            passes.append([])
+        passes[-1].append(_Labelled(label, step, settings))
     return passes
 
 
-def _run_pass(
-    shards: Sequence[Path],
-    local: Sequence[tuple[LocalStep, StageConfig]],
-    removals: _Removals,
-    folder: Path,
-    runtime: Runtime,
-    label: str,
-) -> list[Path]:
-    """Leave out what was decided, apply local steps, publish each shard; the shards made before are not made again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    made = [folder / f"documents-{index:05d}.parquet" for index in range(len(shards))]
-    with runtime.progress.task(label, None, "documents") as task:
-        first_row = 0
-        for index, shard in enumerate(shards):
-            ledger = folder / f"{index:05d}.json"
-            rows = documents.shard_rows(shard)
-            if not ledger.exists():
-                kept: list[pa.RecordBatch] = []
-                removed: list[pa.RecordBatch] = []
-                for batch in _without(shard, first_row, removals, removed):
-                    kept.append(_apply(batch, local, removed))
-                    task.advance(batch.num_rows)
-                statistics = documents.Statistics()
-                statistics.remove(_removed_table(removed))
-                documents.write_parquet(made[index], pa.Table.from_batches(kept, documents.SCHEMA))
-                documents.write_parquet(folder / f"removed-{index:05d}.parquet", _removed_table(removed))
-                documents.write_json(ledger, statistics.to_json())
-            first_row += rows
-    return made
+@dataclass(frozen=True)
+class _Pass:
+    """One pass: its steps, and where its shards go. `out` is the artifact's folder in the last pass."""
+
+    number: int
+    steps: Sequence[_Labelled]
+    scratch: Path
+    out: Path | None
+    on_error: str
+    inputs: Inputs
+
+    @property
+    def folder(self) -> Path:
+        return self.scratch / f"pass-{self.number}"
+
+    def run(self, shards: Sequence[Path], engine: Engine, runtime: Runtime) -> tuple[list[Path], documents.Statistics]:
+        """Bring every shard through; the shards made, and the counts of this pass."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / DONE).exists():
+            total = documents.Statistics()
+            numbered = list(_numbered(shards))
+            self._learn(numbered, engine, runtime)
+            rows = sum(map(documents.shard_rows, shards))
+            label = ", ".join(item.label for item in self.steps)
+            with runtime.progress.task(label, rows, "documents") as task:
+                for ledger in engine.map(_run_shard, [(self, shard) for shard in numbered], task.advance):
+                    total.merge(documents.Statistics.from_json(json.loads(ledger.read_text(encoding="utf-8"))))
+            documents.write_json(self.folder / DONE, total.to_json())
+            if self.number:  # what the pass before made has been read for the last time
+                for path in (self.scratch / f"pass-{self.number - 1}").glob("documents-*.parquet"):
+                    path.unlink()
+        stored = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
+        made = [self.target(index) for index in range(len(shards))]
+        return made, documents.Statistics.from_json(stored)
+
+    def target(self, index: int) -> Path:
+        return (self.out or self.folder) / f"documents-{index:05d}.parquet"
+
+    def arrays_folder(self, item: _Labelled) -> Path:
+        return self.folder / f"known-{item.label.replace(' ', '-')}"
+
+    def reports(self) -> dict[str, Any]:
+        return {
+            item.label: item.step.report(_load_arrays(self.arrays_folder(item)), item.settings)
+            for item in self.steps
+            if item.step.report is not None
+        }
+
+    def _learn(self, shards: Sequence[Shard], engine: Engine, runtime: Runtime) -> None:
+        """Publish what the steps of this pass must know."""
+        rows = sum(documents.shard_rows(shard.path) for shard in shards)
+        for item in self.steps:
+            folder = self.arrays_folder(item)
+            if folder.exists() or (item.step.prepare is None and item.step.learn is None):
+                continue
+            work = self.folder / f"learn-{item.label.replace(' ', '-')}"
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            arrays: dict[str, np.ndarray] = {}
+            if item.step.prepare is not None:
+                arrays |= item.step.prepare(item.settings, self.inputs, runtime)
+            if item.step.learn is not None:
+                corpus = Corpus(shards, rows, self.inputs, work, engine, runtime.progress)
+                arrays |= item.step.learn(corpus, item.settings)
+            _store_arrays(folder, arrays)
+            shutil.rmtree(work)
 
 
-def _apply(
-    batch: pa.RecordBatch, local: Sequence[tuple[LocalStep, StageConfig]], removed: list[pa.RecordBatch]
-) -> pa.RecordBatch:
-    for step, settings in local:
-        judged = step.judge(batch, settings)
-        batch = _drop(judged, removed)
-    return batch
+def _numbered(shards: Sequence[Path]) -> Iterator[Shard]:
+    row = 0
+    for index, path in enumerate(shards):
+        yield Shard(index, path, row)
+        row += documents.shard_rows(path)
 
 
-def _drop(judged: Judged, removed: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """The rows that no drop names; those that one names go to `removed` under the first reason."""
-    batch = judged.batch
-    alive = np.ones(batch.num_rows, bool)
-    for drop in judged.drops:
-        rows = np.flatnonzero(drop.rows & alive)
-        if len(rows):
-            values = [None] * len(rows) if drop.values is None else drop.values[rows].tolist()
-            removed.append(
-                _as_removed(batch.take(pa.array(rows)), drop.reason, values, drop.threshold, [None] * len(rows))
-            )
-            alive[rows] = False
-    return batch if alive.all() else batch.filter(pa.array(alive))
+def _store_arrays(folder: Path, arrays: Arrays) -> None:
+    partial = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for name, array in arrays.items():
+        np.save(partial / f"{name}.npy", array, allow_pickle=False)
+    partial.rename(folder)
+
+
+def _load_arrays(folder: Path) -> Arrays:
+    """Arrays mapped into memory, so that workers share them."""
+    return _mapped(folder, folder.stat().st_mtime_ns) if folder.exists() else {}
+
+
+@functools.lru_cache(maxsize=32)
+def _mapped(folder: Path, changed: int) -> Arrays:
+    loaded: dict[str, np.ndarray] = {}
+    for path in sorted(folder.glob("*.npy")):
+        empty = path.stat().st_size < 4096 and not np.load(path, allow_pickle=False).size  # nothing to map
+        loaded[path.stem] = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+    return loaded
+
+
+def _run_shard(work: _Pass, shard: Shard) -> Path:
+    """Bring one shard through the steps of a pass, on a worker; gives the ledger."""
+    ledger = work.folder / f"{shard.index:05d}.json"
+    if ledger.exists():
+        advance(documents.shard_rows(shard.path))
+        return ledger
+    made = _Made()
+    known = [Known(_load_arrays(work.arrays_folder(item)), work.inputs) for item in work.steps]
+    row = shard.first_row
+    for batch in documents.read_shard(shard.path):
+        rows = np.arange(row, row + batch.num_rows)
+        row += batch.num_rows
+        for item, knowledge in zip(work.steps, known, strict=True):
+            # Only the first step of a pass learns, so the rows are still those that it counted.
+            at = replace(knowledge, rows=rows) if item.step.learn is not None else knowledge
+            batch = pa.concat_batches([made.take(judged) for judged in _judge(item, batch, at, work.on_error)])  # noqa: PLW2901
+            made.flow.setdefault(item.label, documents.Tally()).add(batch.num_rows, _text_bytes(batch))
+        made.kept.append(batch)
+        advance(len(rows))
+    made.write(work, shard.index)
+    documents.write_json(ledger, made.statistics(work.out is not None).to_json())
+    return ledger
+
+
+def _judge(item: _Labelled, batch: pa.RecordBatch, known: Known, on_error: str) -> Iterator[Judged]:
+    """The step's judgement; where it fails, of ever smaller parts, until the documents that it fails on are alone."""
+    if batch.num_rows == 0:
+        yield Judged(batch)
+        return
+    try:
+        judged = item.step.judge(batch, item.settings, known)
+        yield judged
+    except (UserError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        if batch.num_rows > 1:
+            half = batch.num_rows // 2
+            for start, size in ((0, half), (half, batch.num_rows - half)):
+                rows = None if known.rows is None else known.rows[start : start + size]
+                yield from _judge(item, batch.slice(start, size), replace(known, rows=rows), on_error)
+            return
+        what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        if on_error == "stop":
+            place = f"{batch['source'][0]}/{batch['path'][0]} (id {batch['id'][0]})"
+            raise UserError(
+                f"the step {item.label!r} failed on {place}: {what}; mend it, or set on_error: set_aside"
+            ) from error
+        aside = pa.table({"id": batch["id"], "step": pa.array([item.label]), "error": pa.array([what], pa.string())})
+        yield Judged(batch, (Drop(f"error in {item.label}", np.ones(1, bool)),), {"errors": aside})
+
+
+class _Made:
+    """What a shard has become so far."""
+
+    def __init__(self) -> None:
+        self.kept: list[pa.RecordBatch] = []
+        self.removed: list[pa.RecordBatch] = []
+        self.aside: dict[str, list[pa.Table]] = {}
+        self.flow: dict[str, documents.Tally] = {}
+
+    def take(self, judged: Judged) -> pa.RecordBatch:
+        """The rows that no drop names; those that one names go to `removed` under the first reason."""
+        batch = judged.batch
+        alive = np.ones(batch.num_rows, bool)
+        for drop in judged.drops:
+            rows = np.flatnonzero(drop.rows & alive)
+            if len(rows):
+                values = [None] * len(rows) if drop.values is None else drop.values[rows].tolist()
+                kept = [None] * len(rows) if drop.kept is None else [drop.kept[row] for row in rows.tolist()]
+                taken = batch.take(pa.array(rows))
+                self.removed.append(_as_removed(taken, drop.reason, values, drop.threshold, kept))
+                alive[rows] = False
+        for name, table in judged.aside.items():
+            if table.num_rows:
+                self.aside.setdefault(name, []).append(table)
+        return batch if alive.all() else batch.filter(pa.array(alive))
+
+    def removed_table(self) -> pa.Table:
+        return pa.Table.from_batches(self.removed, documents.REMOVED_SCHEMA)
+
+    def statistics(self, last: bool) -> documents.Statistics:
+        statistics = documents.Statistics(flow=self.flow)
+        if last:
+            statistics.keep(pa.Table.from_batches(self.kept, documents.SCHEMA))
+        statistics.remove(self.removed_table())
+        return statistics
+
+    def write(self, work: _Pass, index: int) -> None:
+        kept = pa.Table.from_batches(self.kept, documents.SCHEMA)
+        tables = {"removed": self.removed_table()} | {
+            name: pa.concat_tables(pieces) for name, pieces in self.aside.items()
+        }
+        if work.out is None:
+            for name, table in tables.items():
+                if table.num_rows:
+                    documents.write_parquet(work.folder / f"{name}-{index:05d}.parquet", table, level=1)
+            documents.write_parquet(work.target(index), kept, level=1)
+            return
+        earlier: dict[str, list[pa.Table]] = {}
+        for number in range(work.number):
+            for path in sorted((work.scratch / f"pass-{number}").glob(f"*-{index:05d}.parquet")):
+                if not path.name.startswith("documents-"):
+                    earlier.setdefault(path.name.rpartition("-")[0], []).append(pq.read_table(path))
+        for name in sorted({*tables, *earlier}):
+            pieces = [*earlier.get(name, []), *([tables[name]] if name in tables else [])]
+            table = pa.concat_tables([piece.cast(pieces[-1].schema) for piece in pieces])
+            if table.num_rows:
+                documents.write_parquet(work.out / f"{name}-{index:05d}.parquet", table)
+        if kept.num_rows:
+            documents.write_parquet(work.target(index), kept)
 
 
 def _as_removed(
@@ -183,100 +326,22 @@ def _as_removed(
     return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=documents.REMOVED_SCHEMA)
 
 
-def _removed_table(removed: list[pa.RecordBatch]) -> pa.Table:
-    return pa.Table.from_batches(removed, documents.REMOVED_SCHEMA)
+def _text_bytes(batch: pa.RecordBatch) -> int:
+    return pc.sum(pc.binary_length(batch["text"])).as_py() or 0
 
 
-def _without(
-    shard: Path, first_row: int, removals: _Removals, removed: list[pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    """Batches of a shard less the rows decided upon, which go to `removed`. Batches keep their rows' order."""
-    for stored in documents.read_shard(shard):
-        batch = stored.cast(documents.SCHEMA)
-        gone = [row for row in range(batch.num_rows) if first_row + row in removals.decided]
-        for row in gone:
-            reason, value, threshold, kept = removals.decided[first_row + row]
-            removed.append(_as_removed(batch.slice(row, 1), reason, [value], threshold, [removals.ids[kept]]))
-        alive = np.ones(batch.num_rows, bool)
-        alive[gone] = False
-        first_row += batch.num_rows
-        yield batch.filter(pa.array(alive)) if gone else batch
-
-
-def _kept_rows(shards: Iterable[Path], removals: _Removals) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-    """Batches of the rows that are still there, with their numbers."""
-    first_row = 0
-    for shard in shards:
-        for batch in documents.read_shard(shard, ["id", "text"]):
-            numbers = np.arange(first_row, first_row + batch.num_rows)
-            alive = np.array([number not in removals.decided for number in numbers.tolist()], bool)
-            first_row += batch.num_rows
-            yield numbers[alive], batch.filter(pa.array(alive))
-
-
-def _keys(
-    shards: Sequence[Path], step: GlobalStep, config: StageConfig, removals: _Removals, runtime: Runtime
-) -> tuple[np.ndarray, Keys]:
-    rows, ids, sizes, keys = [], [], [], []
-    with runtime.progress.task(step.name, None, "documents") as task:
-        for numbers, batch in _kept_rows(shards, removals):
-            if not batch.num_rows:
-                continue
-            rows.append(numbers)
-            ids.append(np.array(batch["id"].to_pylist()))
-            sizes.append(characters(batch))
-            keys.append(step.keys(batch, config))
-            task.advance(batch.num_rows)
-    return np.concatenate(rows), Keys(np.concatenate(ids), np.concatenate(sizes), np.concatenate(keys))
-
-
-def _choose_held_out(shards: Sequence[Path], removals: _Removals, config: CurateConfig) -> frozenset[int]:
-    """Rows of the held-out documents."""
-    rows: list[int] = []
-    hashes: list[int] = []
-    for numbers, batch in _kept_rows(shards, removals):
-        rows.extend(numbers.tolist())
-        hashes.extend(split_hash(text) for text in batch["text"].to_pylist())
-    chosen = held_out(np.array(hashes, np.uint64), config.heldout, config.heldout_minimum)
-    return frozenset(np.array(rows, np.int64)[chosen].tolist())
-
-
-def _write(
-    shards: Sequence[Path],
-    removals: _Removals,
-    held: frozenset[int],
-    folders: Sequence[Path],
-    out: Path,
-    runtime: Runtime,
-) -> documents.Statistics:
-    """Publish the artifact's shards, each with its split and with all that was removed from it; count everything."""
-    total = documents.Statistics()
-    with runtime.progress.task("split and write", None, "documents") as task:
-        first_row = 0
-        for index, shard in enumerate(shards):
-            ledger = folders[-1] / f"written-{index:05d}.json"
-            rows = documents.shard_rows(shard)
-            if not ledger.exists():
-                removed: list[pa.RecordBatch] = []
-                kept = pa.Table.from_batches(list(_without(shard, first_row, removals, removed)), documents.SCHEMA)
-                alive = [row for row in range(first_row, first_row + rows) if row not in removals.decided]
-                split = pa.array(["heldout" if row in held else "train" for row in alive], pa.string())
-                kept = kept.set_column(kept.schema.get_field_index("split"), documents.SCHEMA.field("split"), split)
-                statistics = documents.Statistics()
-                statistics.keep(kept)
-                statistics.remove(_removed_table(removed))
-                if kept.num_rows:
-                    documents.write_parquet(out / f"documents-{index:05d}.parquet", kept)
-                earlier = [pq.read_table(folder / f"removed-{index:05d}.parquet") for folder in folders]
-                every = pa.concat_tables([*earlier, _removed_table(removed)])
-                if every.num_rows:
-                    documents.write_parquet(out / f"removed-{index:05d}.parquet", every)
-                documents.write_json(ledger, statistics.to_json())
-                task.advance(rows)
-            for path in (ledger, *(folder / f"{index:05d}.json" for folder in folders)):
-                total.merge(documents.Statistics.from_json(json.loads(path.read_text(encoding="utf-8"))))
-            first_row += rows
-    return total
+def _check(statistics: documents.Statistics, config: CurateConfig) -> None:
+    kept = statistics.kept.documents
+    if not kept:
+        removed = sorted(statistics.removed.items(), key=lambda item: (-item[1].tally.documents, item[0]))
+        reasons = ", ".join(f"{item.tally.documents} as {reason!r}" for reason, item in removed)
+        raise UserError(f"curate removed every document ({reasons or 'there were none'}); relax that step or add text")
+    held = statistics.by["split"].get("heldout", documents.Tally()).documents
+    if not held and config.heldout > 0 and config.heldout_minimum > 0:
+        raise UserError(
+            f"the documents that are left ({kept}) are too few to hold any out for measuring; add text, or cut the "
+            "files into more (a text or Markdown file is one document), or set heldout: 0"
+        )
 
 
 def _forget_other_work(scratch: Path, out: Path, config: CurateConfig, shards: Sequence[Path]) -> None:
@@ -288,7 +353,7 @@ def _forget_other_work(scratch: Path, out: Path, config: CurateConfig, shards: S
         if json.loads(ledger.read_text(encoding="utf-8")) == work:
             return
     shutil.rmtree(scratch, ignore_errors=True)
-    for path in [*out.glob("documents-*.parquet*"), *out.glob("removed-*.parquet*")]:
+    for path in out.glob("*-[0-9]*.parquet*"):
         path.unlink()
     scratch.mkdir(parents=True)
     documents.write_json(ledger, work)
@@ -296,9 +361,16 @@ def _forget_other_work(scratch: Path, out: Path, config: CurateConfig, shards: S
 
 STAGE = Stage(
     name="curate",
-    version=1,
+    version=2,
     config=CurateConfig,
-    inputs={"documents": Input(kinds=("documents",))},
+    inputs={
+        "documents": Input(kinds=("documents",), many=True),
+        "earlier": Input(kinds=("documents",), many=True, required=False),
+        "evaluation_sets": Input(kinds=("documents",), many=True, required=False),
+        "classifier": Input(kinds=("classifier",), many=True, required=False),
+        "model": Input(kinds=("ngrams",), required=False),
+        "mixture": Input(kinds=("mixture",), required=False),
+    },
     output="documents",
     run=run,
     help="Repair, mask, check, deduplicate and split documents; every removed one is kept aside with its reason.",

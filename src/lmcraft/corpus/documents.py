@@ -25,14 +25,28 @@ SCHEMA = pa.schema(
         pa.field("description", pa.string()),
         pa.field("language", pa.string()),
         pa.field("topic", pa.string()),
+        pa.field("format", pa.string()),
         pa.field("source", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("collected_at", pa.timestamp("ms", "UTC")),
         pa.field("licence", pa.string()),
+        pa.field("parent", pa.string()),
         pa.field("split", pa.string()),
+        pa.field("repeats", pa.int32()),
+        pa.field("scores", pa.map_(pa.string(), pa.float32())),
         pa.field("changes", pa.list_(pa.string())),
     ]
 )
-"""One row a document. `path` is the place inside the source (`sub/file.jsonl:17`), `split` is null until `curate`."""
+"""One row a document.
+
+`format`: null for plain text, else `html`, `markdown` or `code`. `path`: the place inside the source
+(`sub/file.jsonl:17`). `offset`: first byte of the record in its file, decompressed. `collected_at`: when the source
+says it was fetched; null when it does not say (the manifest has the time of the run). `parent`: id of the collected
+document that this one was made of. `split`: null until `curate`. `repeats`: how often a pass over the training text
+sees it (null: once). `scores`: what steps measured, by name.
+"""
 
 REMOVED_SCHEMA = pa.schema(
     [
@@ -46,7 +60,7 @@ REMOVED_SCHEMA = pa.schema(
 """A removed document: its columns as they were, the reason, the value measured, the limit it broke, and for a
 duplicate the id of the kept document that it resembles."""
 
-DIMENSIONS = ("source", "language", "topic", "licence", "split")
+DIMENSIONS = ("source", "language", "topic", "licence", "format", "split")
 SAMPLES = 20
 SAMPLE_CHARACTERS = 300
 LARGEST_GROUPS = 1000
@@ -101,18 +115,46 @@ def shard_paths(directory: Path) -> list[Path]:
     return paths
 
 
-def read_shard(path: Path, columns: Sequence[str] | None = None, rows: int = 4096) -> Iterator[pa.RecordBatch]:
-    """Batches of one shard in stored order. Raises UserError when it is damaged or lacks a column of documents."""
+BATCH_BYTES = 8_000_000
+"""About so much text goes into a batch."""
+
+
+def read_shard(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Batches of one shard in stored order, each of about `BATCH_BYTES` of text and at most 4096 rows.
+
+    A column that may be null need not be there. Raises UserError when it is damaged or lacks another.
+    """
     try:
         with pq.ParquetFile(path) as file:
-            missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+            names = file.schema_arrow.names
+            missing = [field.name for field in SCHEMA if not field.nullable and field.name not in names]
             if missing:
                 raise UserError(f"{path} has no column {missing[0]!r}, so it is not a shard of documents")
-            yield from file.iter_batches(batch_size=rows, columns=list(columns or SCHEMA.names))
+            mean = _text_bytes(file.metadata) / max(file.metadata.num_rows, 1)
+            rows = max(1, min(4096, int(BATCH_BYTES / max(mean, 1))))
+            schema = pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names])
+            stored = [name for name in schema.names if name in names]
+            for batch in file.iter_batches(batch_size=rows, columns=stored):
+                arrays = [
+                    batch[field.name].cast(field.type) if field.name in stored else pa.nulls(batch.num_rows, field.type)
+                    for field in schema
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{path} cannot be read as Parquet ({_first_line(error)}); build the documents again"
         ) from error
+
+
+def stored_bytes(directory: Path) -> int:
+    """About how much text the shards hold, by their own records: nothing is read but the ends of the files."""
+    return sum(_text_bytes(pq.read_metadata(path)) for path in shard_paths(directory))
+
+
+def _text_bytes(metadata: pq.FileMetaData) -> int:
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    columns = (group.column(number) for group in groups for number in range(group.num_columns))
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
 
 
 def shard_rows(path: Path) -> int:
@@ -125,11 +167,11 @@ def shard_rows(path: Path) -> int:
         ) from error
 
 
-def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a table so that the file is whole whenever it has its final name."""
+def write_parquet(path: Path, table: pa.Table, level: int = 3) -> None:
+    """Write a table so that the file is whole whenever it has its final name; `level` of zstd."""
     partial = path.with_name(path.name + ".tmp")
     with partial.open("wb") as file:
-        pq.write_table(table, file, compression="zstd", compression_level=3, row_group_size=8192)
+        pq.write_table(table, file, compression="zstd", compression_level=level, row_group_size=8192)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -175,12 +217,16 @@ class Removals:
 
 @dataclass
 class Statistics:
-    """Counts of kept and removed documents; those of two shards add up to those of both."""
+    """Counts of kept and removed documents; those of two shards add up to those of both.
+
+    `flow` says how many documents each step of `curate` left, in the order of the steps.
+    """
 
     kept: Tally = field(default_factory=Tally)
     removed: dict[str, Removals] = field(default_factory=dict)
     by: dict[str, dict[str, Tally]] = field(default_factory=lambda: {name: {} for name in DIMENSIONS})
     changes: Counter[str] = field(default_factory=Counter)
+    flow: dict[str, Tally] = field(default_factory=dict)
 
     @property
     def documents_in(self) -> int:
@@ -216,6 +262,8 @@ class Statistics:
             for value, tally in groups.items():
                 self.by[name].setdefault(value, Tally()).add(tally.documents, tally.bytes)
         self.changes.update(other.changes)
+        for step, tally in other.flow.items():
+            self.flow.setdefault(step, Tally()).add(tally.documents, tally.bytes)
 
     def to_json(self, largest: int | None = None) -> dict[str, Any]:
         """As stored; `largest` limits how many values of a dimension are listed (by bytes, then by name)."""
@@ -233,6 +281,7 @@ class Statistics:
             },
             "by": {name: _largest(groups, largest) for name, groups in self.by.items()},
             "changes": dict(sorted(self.changes.items())),
+            "flow": {step: tally.to_json() for step, tally in self.flow.items()},
         }
 
     @staticmethod
@@ -247,6 +296,7 @@ class Statistics:
                 name: {value: tally(item) for value, item in stored["by"].get(name, {}).items()} for name in DIMENSIONS
             },
             changes=Counter(stored["changes"]),
+            flow={step: tally(item) for step, item in stored["flow"].items()},
         )
 
     def summary(self) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lmcraft.recipe.schema import Recipe, RuntimeConfig, Step
 from lmcraft.recipe.stage import Progress, Runtime, Source, UserError, default_cache, duration
 from lmcraft.store.identity import differences, identity_of, key_of, short
-from lmcraft.store.store import Artifact, Store
+from lmcraft.store.store import REMOVALS, Artifact, Store
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class PlannedStep:
 
 def make_runtime(config: RuntimeConfig, progress: Progress) -> Runtime:
     """The runtime section with its defaults filled in for this machine."""
-    runtime = Runtime(device=config.device, compile=config.compile, progress=progress)
+    runtime = Runtime(device=config.device, compile=config.compile, engine=config.engine, progress=progress)
     runtime.cache = Path(config.cache) if config.cache else default_cache()
     runtime.workers = config.workers or runtime.workers
+    runtime.removals = store_folder(config) / REMOVALS
     if config.tensorboard:
         runtime.tensorboard = store_folder(config) / "tensorboard"
     return runtime
@@ -49,6 +50,7 @@ def store_folder(config: RuntimeConfig) -> Path:
 def make_plan(recipe: Recipe, store: Store, runtime: Runtime, steps: Sequence[Step]) -> list[PlannedStep]:
     """Plan the given steps (in running order) without running any. Raises UserError on a bad external source."""
     planned: dict[str, PlannedStep] = {}
+    planning = replace(runtime, planning=True)
     times = _times(store)
     for step in steps:
         waits = [name for name in step.needs() if planned[name].artifact is None]
@@ -57,7 +59,7 @@ def make_plan(recipe: Recipe, store: Store, runtime: Runtime, steps: Sequence[St
             planned[step.name] = PlannedStep(step, reason, seconds=_expected(step, runtime, times))
             continue
         artifacts = {name: planned[name].artifact for name in step.needs()}
-        identity = step_identity(step, artifacts, step_sources(step, runtime))
+        identity = step_identity(step, artifacts, step_sources(step, planning))
         artifact = store.artifact(step.stage.name, key_of(identity))
         if artifact is not None and (problems := artifact.damage(rehash=False)):
             raise UserError(damaged_message(artifact, problems))

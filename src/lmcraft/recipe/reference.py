@@ -59,7 +59,7 @@ def recipe_schema(stages: Mapping[str, Stage]) -> dict[str, Any]:
 
 def _input_schema(wanted: Input) -> dict[str, Any]:
     name = {"type": "string", "description": f"a step that gives {' or '.join(wanted.kinds) or 'any artifact'}"}
-    return {"type": "array", "items": name, "minItems": 1} if wanted.many else name
+    return {"anyOf": [name, {"type": "array", "items": name, "minItems": 1}]} if wanted.many else name
 
 
 def markdown(stages: Mapping[str, Stage]) -> str:

@@ -26,6 +26,11 @@ class RuntimeConfig(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     workers: int | None = Field(None, gt=0, description="threads and worker processes; default: the machine's cores")
     compile: str = Field("auto", pattern="^(auto|on|off)$", description="torch.compile: auto needs a C++ compiler")
+    engine: str = Field(
+        "local",
+        pattern="^(local|ray)$",
+        description="what curation runs on: processes of this machine, or Ray (RAY_ADDRESS names a cluster)",
+    )
     tensorboard: bool = Field(False, description="also write TensorBoard event files to <store>/tensorboard")
 
 

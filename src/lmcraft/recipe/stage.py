@@ -142,8 +142,11 @@ class Runtime:
     device: str = "auto"
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     compile: str = "auto"
+    engine: str = "local"
+    planning: bool = False  # nothing may be fetched: only what a run would do is asked
     cache: Path = field(default_factory=lambda: default_cache())  # noqa: PLW0108 - defined below
     scratch: Path | None = None
+    removals: Path | None = None  # the store's list of what must not be used any more
     tensorboard: Path | None = None
     progress: Progress = field(default_factory=Progress)
 

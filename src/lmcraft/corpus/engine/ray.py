@@ -1,0 +1,75 @@
+"""The engine of a cluster: Ray tasks. The store and its scratch folders must be on a file system that all nodes see."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from lmcraft.corpus.engine.advance import heard_by
+from lmcraft.corpus.engine.local import ATTEMPTS
+from lmcraft.recipe.stage import UserError
+
+
+class RayEngine:
+    """Connects to the cluster that `RAY_ADDRESS` names, or starts one on this machine."""
+
+    def __init__(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError(
+                "runtime.engine: ray needs the package ray; install it with `pip install lmcraft[ray]`"
+            ) from error
+        self.ray = ray
+        self.ours = not ray.is_initialized()
+        if self.ours:
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        # A worker that dies is Ray's to replace; an error of the task itself is ours to show.
+        self.call = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1, retry_exceptions=False)(_call)
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        tasks: Iterable[tuple[Any, ...]],
+        advanced: Callable[[float], None] = lambda amount: None,
+    ) -> Iterator[Any]:
+        running: deque[Any] = deque()
+        for task in tasks:
+            running.append(self.call.remote(function, task))
+            if len(running) >= 4 * self.workers:
+                yield self._result(running.popleft(), advanced)
+        while running:
+            yield self._result(running.popleft(), advanced)
+
+    def _result(self, reference: Any, advanced: Callable[[float], None]) -> Any:
+        try:
+            amount, result = self.ray.get(reference)
+        except self.ray.exceptions.WorkerCrashedError as error:
+            raise UserError(
+                f"{ATTEMPTS} Ray workers died over the same piece of work (killed, often for want of memory); give the "
+                "nodes more memory and give the same command again"
+            ) from error
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        advanced(amount)
+        return result
+
+    def __enter__(self) -> RayEngine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.ours:
+            self.ray.shutdown()
+
+
+def _call(function: Callable[..., Any], task: tuple[Any, ...]) -> tuple[float, Any]:
+    amounts: list[float] = []
+    with heard_by(amounts.append):
+        result = function(*task)
+    return sum(amounts), result

@@ -1,0 +1,134 @@
+"""The shape of a curation step, and what it hands back. Steps import no engine: Arrow in, Arrow out.
+
+A step looks at one batch of documents at a time (`judge`): it may change columns and drop rows. What it must know
+beforehand comes from `prepare` (out of its settings and the stage's other inputs) or from `learn` (out of all
+documents). Both give arrays, which every worker maps into memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lmcraft.recipe.stage import Inputs, Runtime, StageConfig
+
+if TYPE_CHECKING:
+    from lmcraft.corpus.engine.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Rows to remove for one reason: a mask, what was measured on each row, and the limit it was held against.
+
+    `kept` names for each row (any value where `rows` is false) the id of the kept document it went for.
+    """
+
+    reason: str
+    rows: np.ndarray  # bool, one a row
+    values: np.ndarray | None = None  # float, one a row
+    threshold: float | None = None
+    kept: Sequence[str | None] | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a step did to a batch: rows with new columns, and those to drop (the first reason counts).
+
+    `batch` has the rows that came, in their order, unless the step makes several documents of one. `drops` are over
+    the rows of `batch`. `aside` are tables to be kept beside the documents, by name: each gives files
+    `{name}-00000.parquet` of the artifact.
+    """
+
+    batch: pa.RecordBatch
+    drops: tuple[Drop, ...] = ()
+    aside: Mapping[str, pa.Table] = field(default_factory=dict)
+
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a step may look up while it judges.
+
+    `arrays`: what its `prepare` and `learn` gave, mapped into memory. `inputs`: the directories of the stage's inputs.
+    `rows`: for a step that learns, the number of each row of the batch, as `Shard.batches` gave it to `learn`.
+    """
+
+    arrays: Arrays = field(default_factory=dict)
+    inputs: Inputs = field(default_factory=dict)
+    rows: np.ndarray | None = None  # int64
+
+
+@dataclass(frozen=True)
+class Step:
+    """`judge(batch, config, known)` must depend on nothing but the rows of the batch and what is known.
+
+    How a batch was cut out of the documents must not show in what it gives: the engine chooses that.
+    """
+
+    name: str
+    config: type[StageConfig]
+    judge: Callable[[pa.RecordBatch, Any, Known], Judged]
+    prepare: Callable[[Any, Inputs, Runtime], Arrays] | None = None
+    learn: Callable[[Corpus, Any], Arrays] | None = None
+    report: Callable[[Arrays, Any], dict[str, Any]] | None = None  # what statistics.json says of the arrays
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of documents, and the number of its first row when the rows of all shards are counted through."""
+
+    index: int
+    path: Path
+    first_row: int
+
+    def batches(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+        """Row numbers (int64) and batches with these columns, of bounded size, in order."""
+        from lmcraft.corpus.documents import read_shard
+
+        row = self.first_row
+        for batch in read_shard(self.path, columns):
+            yield np.arange(row, row + batch.num_rows), batch
+            row += batch.num_rows
+
+
+def replace_columns(batch: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    """The batch with some columns exchanged; names, order and types stay."""
+    arrays = [columns.get(name, batch[name]) for name in batch.schema.names]
+    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
+
+
+def note_changes(batch: pa.RecordBatch, changes: Iterable[Iterable[str]]) -> pa.RecordBatch:
+    """Add names of changes, an iterable a row, to the column `changes`; a name already there is not repeated."""
+    before = batch["changes"].to_pylist()
+    after = [list(dict.fromkeys([*(old or []), *new])) for old, new in zip(before, changes, strict=True)]
+    return replace_columns(batch, {"changes": pa.array(after, batch.schema.field("changes").type)})
+
+
+def characters(batch: pa.RecordBatch) -> np.ndarray:
+    """Length of each text in characters (int64)."""
+    return pc.utf8_length(batch["text"]).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def add_score(batch: pa.RecordBatch, name: str, values: np.ndarray) -> pa.RecordBatch:
+    """Write a number a row (float; NaN: none) into the column `scores`, in place of an earlier one of that name."""
+    scores = [dict(old or []) for old in batch["scores"].to_pylist()]
+    for row, value in zip(scores, values.tolist(), strict=True):
+        row.pop(name, None)
+        if not math.isnan(value):
+            row[name] = value
+    column = pa.array([sorted(row.items()) or None for row in scores], batch.schema.field("scores").type)
+    return replace_columns(batch, {"scores": column})
+
+
+def score(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    """The number of that name of each row (float64), NaN where there is none."""
+    return pc.map_lookup(batch["scores"], name, "first").to_numpy(zero_copy_only=False).astype(np.float64)
