@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import os
+import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from lmcraft.corpus.readers import Columns, Fault, Item, Reading, Record, read_file
+from lmcraft.corpus.readers.files import Columns, Fault, Item, Reading, Record, read_file
 from lmcraft.recipe.stage import UserError
 
 
@@ -50,7 +54,7 @@ def test_a_text_file_is_one_document_without_its_byte_order_mark(tmp_path: Path)
     ],
 )
 def test_the_first_heading_of_markdown_is_the_title(tmp_path: Path, content: str, title: str | None, text: str) -> None:
-    assert read(file(tmp_path, "a.md", content.encode())) == [Record("a.md", text, title)]
+    assert read(file(tmp_path, "a.md", content.encode())) == [Record("a.md", text, title, format="markdown")]
 
 
 def test_invalid_utf8_is_set_aside_with_the_offset_of_the_byte(tmp_path: Path) -> None:
@@ -68,8 +72,9 @@ def test_a_file_of_nul_bytes_is_binary(tmp_path: Path, name: str) -> None:
     assert fault(read(file(tmp_path, name, b"\0" * 5000))).reason == "binary file"
 
 
-def test_utf16_is_named(tmp_path: Path) -> None:
-    assert "UTF-16" in str(fault(read(file(tmp_path, "a.txt", "text".encode("utf-16")))))
+def test_utf16_is_read_by_its_byte_order_mark_and_noted(tmp_path: Path) -> None:
+    items = read(file(tmp_path, "a.txt", "text".encode("utf-16")))
+    assert items == [Record("a.txt", "text", note="decoded from utf-16")]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
@@ -89,7 +94,7 @@ def test_a_line_of_200_mb_is_set_aside_without_loading_it(tmp_path: Path, name: 
     assert found.size >= 200_000_000
     assert peak < 25_000_000
     if name == "a.jsonl":
-        assert items[1] == Record("a.jsonl:2", "after")
+        assert items[1] == Record("a.jsonl:2", "after", offset=200_000_013)
 
 
 @pytest.mark.parametrize(
@@ -166,3 +171,36 @@ def test_an_optional_column_that_the_user_named_and_is_not_there_is_told(tmp_pat
     pq.write_table(pa.table({"text": ["one"], "title": ["x"]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="did you mean 'title'"):
         read(tmp_path / "a.parquet", columns=columns)
+
+
+@pytest.mark.parametrize(
+    "content", ["# " + "#" * 200_000 + "x", "#" + " " * 200_000 + "x", "# " * 100_000, "#" * 200_000]
+)
+def test_a_line_made_to_slow_the_search_for_a_title_does_not(tmp_path: Path, content: str) -> None:
+    began = time.process_time()
+    read(file(tmp_path, "a.md", content.encode()))
+    assert time.process_time() - began < 2
+
+
+def test_the_users_word_on_the_format_goes_before_the_name(tmp_path: Path) -> None:
+    path = file(tmp_path, "a.conf", b"# Rivers\n\nThey flow.")
+    assert fault(read(path)).reason == "unknown format"
+    assert read(path, format="markdown") == [Record("a.conf", "They flow.", "Rivers", format="markdown")]
+    assert read(path, format="code")[0] == Record("a.conf", "# Rivers\n\nThey flow.", format="code")
+
+
+def test_code_is_read_only_when_the_pattern_asks_for_it(tmp_path: Path) -> None:
+    path = file(tmp_path, "a.py", b"x = 1\n")
+    assert fault(read(path)).reason == "unknown format"
+    assert read(path, pattern="**/*.py") == [Record("a.py", "x = 1\n", format="code")]
+
+
+@pytest.mark.parametrize(
+    ("ending", "pack"),
+    [("gz", gzip.compress), ("zst", zstandard.compress), ("xz", lzma.compress), ("bz2", bz2.compress)],
+)
+def test_every_text_format_may_be_compressed(tmp_path: Path, ending: str, pack: Callable[[bytes], bytes]) -> None:
+    for name, content in (("a.txt", b"one"), ("a.md", b"one"), ("a.html", b"one"), ("a.csv", b"text\none\n")):
+        (found,) = read(file(tmp_path, f"{name}.{ending}", pack(content)))
+        assert isinstance(found, Record)
+        assert found.text == "one"
