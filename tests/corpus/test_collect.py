@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lmcraft.corpus import collect
 from lmcraft.corpus.documents import SCHEMA, read_documents, read_statistics
-from lmcraft.corpus.folders import glob_regex
+from lmcraft.corpus.sources.folder_listing import glob_regex
 from lmcraft.recipe.stage import Runtime, UserError
 
 Collect = Callable[..., Path]

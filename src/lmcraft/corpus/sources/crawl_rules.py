@@ -1,0 +1,188 @@
+"""What a site asks of a crawler: robots.txt (RFC 9309), text-and-data-mining reservations, directives for robots.
+
+A wish not to be mined is honoured in each form in which it is written down today: TDMRep (W3C Community Group report,
+2024) as file, header and meta element; `noai` for robots; `Content-Usage: train-ai=n` (IETF aipref drafts) and
+`Content-Signal: ai-train=no` in robots.txt and headers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmcraft.corpus.sources.crawl_urls import matches, path_of
+
+AGENT = "lmcraft"
+"""The name by which robots.txt and directives address this crawler."""
+
+ROBOTS_BYTES = 512_000
+"""RFC 9309, 2.5: at least 500 kibibytes of a robots.txt are read; what follows is not."""
+
+FORBIDDEN = "forbidden by robots.txt"
+OPTED_OUT = "opted out of text and data mining"
+NOINDEX = "not to be indexed"
+
+
+class Robots:
+    """A site's robots.txt. RFC 9309, 2.3.1: absent (4xx) allows all; unreachable (5xx, no answer) forbids all."""
+
+    def __init__(self, status: int | None, text: str) -> None:
+        from protego import Protego
+
+        self.status = status
+        self.rules = Protego.parse(text if status is not None and 200 <= status < 300 else "")
+        self.usage = _usage_rules(text) if status is not None and 200 <= status < 300 else []
+
+    @property
+    def unreachable(self) -> bool:
+        return self.status is None or self.status >= 500
+
+    def allows(self, url: str) -> bool:
+        return bool(self.rules.can_fetch(url, AGENT))
+
+    def opted_out(self, url: str) -> str | None:
+        """The line by which the site keeps this URL out of training; the longest path decides, then the strictest."""
+        path = path_of(url)
+        fitting = [(len(pattern), out, line) for pattern, out, line in self.usage if _prefix_matches(pattern, path)]
+        _, out, line = max(fitting, default=(0, False, ""))
+        return line if out else None
+
+    def delay(self) -> float | None:
+        """Seconds that the site wants between two requests."""
+        delay = self.rules.crawl_delay(AGENT)
+        rate = self.rules.request_rate(AGENT)
+        wanted = [float(delay)] if delay is not None else []
+        if rate is not None and rate.requests:
+            wanted.append(rate.seconds / rate.requests)
+        return max(wanted, default=None)
+
+    def sitemaps(self) -> list[str]:
+        return list(self.rules.sitemaps)
+
+
+@dataclass(frozen=True)
+class Reservations:
+    """The rules of a `/.well-known/tdmrep.json`: (path pattern, reserved)."""
+
+    rules: tuple[tuple[str, bool], ...] = ()
+
+    @staticmethod
+    def parse(text: str) -> Reservations:
+        """A file that is not JSON, or not a list of rules, reserves nothing; a rule that is none is passed over."""
+        try:
+            stored = json.loads(text)
+        except (ValueError, RecursionError):
+            return Reservations()
+        rules = []
+        for item in stored if isinstance(stored, list) else [stored]:
+            if isinstance(item, dict) and isinstance(location := item.get("location"), str):
+                rules.append((location, _flag(item.get("tdm-reservation"))))
+        return Reservations(tuple(rules))
+
+    def reserves(self, url: str) -> bool:
+        """The longest matching pattern decides; of two of the same length the one that reserves."""
+        path = path_of(url)
+        return max(
+            ((len(where), out) for where, out in self.rules if _prefix_matches(where, path)), default=(0, False)
+        )[1]
+
+
+@dataclass
+class Directives:
+    """What the headers and meta elements of one page say to robots. `reserved`: None when they do not say."""
+
+    noindex: bool = False
+    nofollow: bool = False
+    noai: str | None = None
+    reserved: bool | None = None
+    words: set[str] = field(default_factory=set)
+
+    @staticmethod
+    def of(headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> Directives:
+        """`headers` and `metas` are (name in lower case, content); a meta element goes before a header (TDMRep)."""
+        found = Directives()
+        for name, value in headers:
+            if name == "x-robots-tag":
+                found._robots(_addressed(value))
+            elif name == "tdm-reservation":
+                found.reserved = _flag(value.strip())
+            elif name in ("content-usage", "content-signal") and _refuses_training(value):
+                found.noai = found.noai or f"{name}: {value.strip()}"
+        for name, value in metas:
+            if name in ("robots", AGENT):
+                found._robots(value)
+            elif name == "tdm-reservation":
+                found.reserved = _flag(value.strip())
+        return found
+
+    def _robots(self, value: str) -> None:
+        words = {word.strip().lower() for word in value.split(",")}
+        self.noindex |= bool(words & {"noindex", "none"})
+        self.nofollow |= bool(words & {"nofollow", "none"})
+        if "noai" in words:
+            self.noai = self.noai or "noai"
+
+
+def _addressed(value: str) -> str:
+    """`otherbot: noindex, lmcraft: noai, nofollow` -> the words for us: a name holds until the next name."""
+    words, ours = [], True
+    for part in value.split(","):
+        name, colon, rest = part.partition(":")
+        if colon and re.fullmatch(r"\s*[A-Za-z][\w-]*\s*", name) and name.strip().lower() not in _WITH_VALUES:
+            ours = name.strip().lower() == AGENT
+            words.extend([rest] if ours else [])
+        elif ours:
+            words.append(part)
+    return ",".join(words)
+
+
+_WITH_VALUES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+
+
+def _usage_rules(text: str) -> list[tuple[str, bool, str]]:
+    """(path pattern, kept out of training, line) of the usage lines in the groups for this crawler, else for all."""
+    groups: dict[str, list[tuple[str, bool, str]]] = {}
+    agents: list[str] = []
+    in_rules = False
+    for raw in text.splitlines():
+        key, colon, value = raw.partition("#")[0].partition(":")
+        key, value = key.strip().lower(), value.strip()
+        if not colon:
+            continue
+        if key == "user-agent":
+            agents = [*([] if in_rules else agents), value.lower()]
+            in_rules = False
+            groups.setdefault(value.lower(), [])
+            continue
+        in_rules = key != "sitemap" or in_rules
+        if key not in ("content-usage", "content-signal"):
+            continue
+        where, _, signal = value.partition(" ") if value.startswith("/") else ("/", "", value)
+        if _says_of_training(signal):
+            rule = (where, _refuses_training(signal), f"{key}: {value}")
+            for agent in agents or ["*"]:
+                groups.setdefault(agent, []).append(rule)
+    return groups[AGENT] if AGENT in groups else groups.get("*", [])
+
+
+def _says_of_training(signal: str) -> bool:
+    return re.search(r"\b(train-ai|train-genai|ai-train|bots)\s*=", signal.lower()) is not None
+
+
+def _refuses_training(signal: str) -> bool:
+    values = dict(re.findall(r"\b(train-ai|train-genai|ai-train|bots)\s*=\s*\"?(\w+)", signal.lower()))
+    if any(values.get(name) in ("n", "no") for name in ("train-ai", "train-genai", "ai-train")):
+        return True
+    return values.get("bots") in ("n", "no") and not any(name != "bots" for name in values)
+
+
+def _prefix_matches(pattern: str, path: str) -> bool:
+    """Patterns as in robots.txt: a beginning of the path, `*` for anything, `$` for the end."""
+    return matches(pattern[:-1] if pattern.endswith("$") else pattern + "*", path)
+
+
+def _flag(value: Any) -> bool:
+    return value in (1, "1", True)
