@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from lmcraft.corpus.steps import Drop, Judged, LocalStep, characters
+from lmcraft.corpus.step import Drop, Judged, Known, Step, characters
 from lmcraft.recipe.stage import StageConfig
 
 
@@ -22,7 +22,7 @@ class Length(StageConfig):
         return self
 
 
-def length(batch: pa.RecordBatch, config: Length) -> Judged:
+def length(batch: pa.RecordBatch, config: Length, known: Known) -> Judged:
     size = characters(batch)
     drops = [Drop("too short", size < config.min_characters, size, config.min_characters)]
     if config.max_characters is not None:
@@ -30,4 +30,4 @@ def length(batch: pa.RecordBatch, config: Length) -> Judged:
     return Judged(batch, tuple(drops))
 
 
-LENGTH = LocalStep("length", Length, length)
+LENGTH = Step("length", Length, length)
