@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmcraft.corpus.repair import repaired
+from lmcraft.corpus.steps.repair import repaired
 
 
 @pytest.mark.parametrize(
