@@ -131,6 +131,76 @@ def _parser(called: str | None) -> argparse.ArgumentParser:
     gc.add_argument("--apply", action="store_true", help="delete; without it nothing is touched")
     store_argument(gc)
 
+    overlap = add(
+        "overlap",
+        _overlap,
+        "say whether a text was in the documents of an index, or in those that a model stands on",
+        "  lmcraft overlap index 'It was the best of times, it was the worst of times, it was the age of wisdom'\n"
+        "  lmcraft overlap quickstart/export --file answer.txt --json\n"
+        "  lmcraft overlap index --sets evaluation-sets\n",
+    )
+    overlap.add_argument("artifact", help="an index, or what stands on documents that were indexed")
+    overlap.add_argument("text", nargs="?", help="the text; - reads standard input")
+    overlap.add_argument("--file", type=Path, help="read the text from a UTF-8 file")
+    overlap.add_argument("--sets", metavar="ARTIFACT", help="ask for each document of this artifact; count by source")
+    overlap.add_argument("--most", type=int, default=10, help="most documents to name")
+    overlap.add_argument("--json", action="store_true", help="print JSON")
+    store_argument(overlap)
+
+    def wanted_arguments(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--source", help="name of the source")
+        sub.add_argument("--path", help="place in the source: a file, or one record of it")
+        sub.add_argument("--url", help="address of the page (remove: and of all that begin so)")
+
+    trace = add(
+        "trace-document",
+        _trace_document,
+        "show what became of a document: its source, the steps it passed, its tokens, the models they went into",
+        "  lmcraft trace-document 3f6a1c09\n"
+        "  lmcraft trace-document --source my-texts --path letters.jsonl:17 --json\n"
+        "  lmcraft trace-document --text 'a sentence of it' --original my-texts\n",
+    )
+    trace.add_argument("document", nargs="?", help="its id, or the first digits")
+    wanted_arguments(trace)
+    trace.add_argument("--text", help="something that it says, as it stands there")
+    trace.add_argument("--original", type=Path, metavar="FOLDER", help="also show its bytes in the source's folder")
+    trace.add_argument("--json", action="store_true", help="print JSON")
+    store_argument(trace)
+
+    token = add(
+        "trace-token",
+        _trace_token,
+        "show the document, source file and bytes that a training token came from",
+        "  lmcraft trace-token tokens --position 12345\n"
+        "  lmcraft trace-token quickstart/export --split train --position 0:678 --original my-texts\n",
+    )
+    token.add_argument("artifact", help="tokens, or a model that stands on them")
+    token.add_argument("--split", default="train", choices=("train", "heldout"))
+    token.add_argument("--position", required=True, help="place in the split, or SHARD:PLACE")
+    token.add_argument("--original", type=Path, metavar="FOLDER", help="also show the bytes in the source's folder")
+    token.add_argument("--json", action="store_true", help="print JSON")
+    store_argument(token)
+
+    remove = add(
+        "remove",
+        _remove,
+        "note what must not be used any more, and show what holds it; the next run leaves it out",
+        "  lmcraft remove --document 3f6a1c09 --reason 'the author asked'\n"
+        "  lmcraft remove --source my-texts --path letters.jsonl\n"
+        "  lmcraft remove --file opted-out.txt\n"
+        "  lmcraft remove --list\n",
+    )
+    remove.add_argument("--document", help="id of a document, or its first digits")
+    wanted_arguments(remove)
+    remove.add_argument("--file", type=Path, help="an opt-out list: lines such as `domain: example.org` or `id: …`")
+    remove.add_argument(
+        "--duplicates", action="store_true", help="also what was dropped as a duplicate of the document"
+    )
+    remove.add_argument("--reason", default="not said", help="why; kept in the list")
+    remove.add_argument("--list", action="store_true", help="print what is noted, and what still holds it")
+    remove.add_argument("--json", action="store_true", help="print JSON")
+    store_argument(remove)
+
     schema = add(
         "schema",
         _schema,
@@ -310,6 +380,105 @@ def _collect_garbage(store: Any, delete: bool) -> int:
         print(f"freed {count(total)}B")
     else:
         print(f"{count(total)}B could be freed; `lmcraft gc --apply` deletes")
+    return 0
+
+
+def _overlap(arguments: argparse.Namespace) -> int:
+    from lmcraft.corpus.ask import answer_json, ask_sets, index_of, print_answer, print_sets
+
+    store = _store(arguments)
+    if sum(given is not None for given in (arguments.text, arguments.file, arguments.sets)) != 1:
+        raise UserError("give one of a text, --file and --sets")
+    artifact, index = index_of(store, arguments.artifact)
+    if arguments.sets is not None:
+        counted = ask_sets(index, store.resolve(arguments.sets).path)
+        print(json.dumps(counted, indent=2, ensure_ascii=False) if arguments.json else print_sets(index, counted))
+        return 0
+    answer = index.ask(_text_of(arguments), arguments.most)
+    said = answer_json(artifact, answer)
+    print(
+        json.dumps(said, indent=2, ensure_ascii=False) if arguments.json else print_answer(index, artifact.name, answer)
+    )
+    return 0
+
+
+def _text_of(arguments: argparse.Namespace) -> str:
+    try:
+        if arguments.file is not None:
+            return str(arguments.file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{arguments.file} cannot be read ({error}); give a UTF-8 text file") from None
+    return sys.stdin.read() if arguments.text == "-" else str(arguments.text)
+
+
+def _wanted(arguments: argparse.Namespace) -> Any:
+    from lmcraft.tokens.trace import Wanted
+
+    names = ("document", "source", "path", "url", "text")
+    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    return Wanted(**given) if given else None
+
+
+def _trace_document(arguments: argparse.Namespace) -> int:
+    from lmcraft.tokens.trace import print_trace, resolve, trace_document
+
+    store = _store(arguments)
+    wanted = _wanted(arguments)
+    if wanted is None:
+        raise UserError("say which document: its id, --source with --path, --url, or --text")
+    found = resolve(store, wanted)
+    if len(found) > 1:
+        shown = ", ".join(found[:5])
+        raise UserError(f"{len(found)} documents fit ({shown}{', …' if len(found) > 5 else ''}); give the id of one")
+    return _print_trace(arguments, trace_document(store, found[0]), print_trace)
+
+
+def _trace_token(arguments: argparse.Namespace) -> int:
+    from lmcraft.tokens.trace import print_token, trace_token
+
+    shard, _, place = arguments.position.rpartition(":")
+    if not place.isascii() or not place.isdigit() or (shard and not (shard.isascii() and shard.isdigit())):
+        raise UserError(f"--position {arguments.position!r} is neither a number nor SHARD:PLACE")
+    within = (int(shard), int(place)) if shard else None
+    position = None if shard else int(place)
+    trace = trace_token(_store(arguments), arguments.artifact, arguments.split, position, within)
+    return _print_trace(arguments, trace, print_token)
+
+
+def _print_trace(arguments: argparse.Namespace, trace: dict[str, Any], text: Any) -> int:
+    from lmcraft.tokens.trace import original_bytes
+
+    original = None
+    if arguments.original is not None:
+        original = original_bytes(trace.get("trace", trace), arguments.original)
+    if arguments.json:
+        print(json.dumps(trace | ({"original": original} if original else {}), indent=2, ensure_ascii=False))
+        return 0
+    print(text(trace))
+    if original is not None:
+        state = "as it was collected" if original["unchanged"] else "NOT as it was collected: the file has changed"
+        print(f"\noriginal {original['file']}, byte {original['offset']} ({state})\n{original['bytes']}")
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from lmcraft.recipe.runner import command
+    from lmcraft.tokens.remove import listed, print_removal, read_list, remove
+
+    store = _store(arguments)
+    wanted = _wanted(arguments)
+    if arguments.list == (wanted is not None or arguments.file is not None):
+        raise UserError(
+            "say what to remove: --document, --source, --path with --source, --url or --file; or only --list"
+        )
+    if arguments.path is not None and arguments.source is None:
+        raise UserError("--path is a place in a source; give its name with --source")
+    if arguments.list:
+        result = listed(store)
+    else:
+        every = [*([wanted] if wanted else []), *(read_list(arguments.file) if arguments.file else [])]
+        result = remove(store, every, arguments.reason, arguments.duplicates, ahead=arguments.file is not None)
+    print(json.dumps(result, indent=2, ensure_ascii=False) if arguments.json else print_removal(result, command("run")))
     return 0
 
 

@@ -5,6 +5,7 @@ store/
   work/<16 digits>/out, scratch               a step in the making; survives a kill, so that the step can go on
   locks/<16 digits>.lock                      held while a step is made
   refs/<recipe>/<step>.json                   which artifact a recipe's step last gave
+  removals.jsonl                              what must not be used any more (corpus/removals.py)
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from lmcraft.store.identity import digest_of, hash_file, identity_of, key_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+REMOVALS = "removals.jsonl"
 SHORT = 16
 
 
