@@ -34,9 +34,19 @@ class Rows:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(2, 90), min_size=1, max_size=60), st.integers(8, 40), st.integers(0, 3))
-def test_every_token_but_the_first_of_each_document_is_predicted_once(lengths: list[int], row: int, seed: int) -> None:
-    loader = Loader(Rows(lengths), row, 2, seed)
+@given(
+    st.lists(st.integers(2, 90), min_size=1, max_size=60),
+    st.integers(8, 40),
+    st.integers(0, 3),
+    st.sampled_from(["best_fit", "concatenate"]),
+)
+def test_every_token_but_the_first_of_each_document_is_predicted_once(
+    lengths: list[int], row: int, seed: int, packing: str
+) -> None:
+    loader = Loader(Rows(lengths), row, 2, seed, packing=packing)
+    if packing == "concatenate":
+        used = [sum(stop - start for _, start, stop in pieces) for pieces in loader.epoch(0)]
+        assert all(size >= row - 1 for size in used[:-1])
     batch = loader.collate(loader.epoch(0))
     labels = batch.labels[batch.labels != IGNORE]
     firsts = set(np.cumsum([0, *lengths])[:-1].tolist())

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from lmcraft.corpus.documents import read_documents
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, StageConfig, Task, UserError
+from lmcraft.tokens.encoder import CHECKED, Encoder
 from lmcraft.tokens.files import write_array, write_json, write_whole
 from lmcraft.tokens.shards import SPLITS, offsets_name, shard_name
 from lmcraft.tokens.tokenizer import Tokenizer
@@ -59,12 +61,13 @@ def run(config: TokensConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
     """
     documents: Path = inputs["documents"]
     tokenizer = Tokenizer.load(inputs["tokenizer"])
+    encoder = Encoder(tokenizer)
     scratch = runtime.scratch or out / ".scratch"
     out.mkdir(parents=True, exist_ok=True)
     counts = {}
     with runtime.progress.task("tokens", None, "tokens") as task:
         for split in SPLITS:
-            counts[split] = _encode_split(config, documents, tokenizer, _Place(split, out, scratch), task)
+            counts[split] = _encode_split(config, documents, encoder, _Place(split, out, scratch), task)
     if not counts["train"]:
         raise UserError(f"{documents} has no documents of the train split: let a curate step split them, or add text")
     index = pa.concat_tables(
@@ -91,7 +94,12 @@ def run(config: TokensConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
         for file in scratch.iterdir():
             file.unlink()
         scratch.rmdir()
-    return {"documents": meta["documents"], "tokens": meta["tokens"], "bytes_per_token": statistics["bytes_per_token"]}
+    return {
+        "documents": meta["documents"],
+        "tokens": meta["tokens"],
+        "bytes_per_token": statistics["bytes_per_token"],
+        "encoder": {"name": encoder.name, "checked": encoder.checked, "differing": encoder.differing},
+    }
 
 
 def render_document(template: str, title: str | None, text: str) -> str:
@@ -127,55 +135,95 @@ class _Shard:
 
     number: int
     tokens: int = 0
+    rows: int = 0
     ids: list[NDArray[Any]] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    lengths: list[NDArray[np.int64]] = field(default_factory=list)
+    index: list[pa.Table] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # a sample, for the check
+
+    def add(self, index: pa.Table, ids: NDArray[Any], lengths: NDArray[np.int64], texts: list[str]) -> None:
+        rows = np.arange(self.rows, self.rows + len(lengths))
+        columns = {"shard": np.full(len(lengths), self.number, np.int32), "row": rows, "tokens": lengths}
+        for name, values in columns.items():
+            index = index.append_column(name, pa.array(values))
+        self.index.append(index.select(INDEX.names).cast(INDEX))
+        self.ids.append(ids)
+        self.lengths.append(lengths)
+        self.texts.extend(texts[:: max(1, len(texts) // CHECKED)])
+        self.rows += len(lengths)
+        self.tokens += len(ids)
 
     def publish(self, place: _Place) -> None:
         """The ids come last: where they are, the rest is."""
-        index = pa.Table.from_pylist(self.rows, schema=INDEX)
-        offsets = np.cumsum([0] + [len(ids) for ids in self.ids], dtype=np.int64)
+        index = pa.concat_tables(self.index)
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(self.lengths), dtype=np.int64)])
         ids = np.concatenate(self.ids)
         write_whole(place.index(self.number), lambda file: pq.write_table(index, file))
         write_whole(place.offsets(self.number), lambda file: write_array(file, offsets))
         write_whole(place.ids(self.number), lambda file: write_array(file, ids))
 
 
-def _encode_split(config: TokensConfig, documents: Path, tokenizer: Tokenizer, place: _Place, task: Task) -> int:
+def _encode_split(config: TokensConfig, documents: Path, encoder: Encoder, place: _Place, task: Task) -> int:
     """Write the shards that are not there yet; return how many there are."""
     done = 0
     while place.ids(done).exists():
         done += 1
     skip = sum(pq.read_metadata(place.index(n)).num_rows for n in range(done))
-    dtype = _dtype(tokenizer)
     shard = _Shard(done)
-    for row, ids in _encoded(documents, tokenizer, place.split, config.template, skip):
-        shard.rows.append(row | {"shard": shard.number, "row": len(shard.rows), "tokens": len(ids)})
-        shard.ids.append(np.array(ids, dtype=dtype))
-        shard.tokens += len(ids)
-        if shard.tokens >= config.shard_tokens:
-            shard.publish(place)
-            shard = _Shard(shard.number + 1)
-        task.advance(len(ids))
+    for index, texts in _documents(documents, place.split, config.template, skip):
+        ids, ends = _encoded(encoder, texts)
+        start = begin = 0
+        while start < len(texts):
+            # The document that reaches the limit is still of this shard.
+            stop = min(int(np.searchsorted(ends, begin + config.shard_tokens - shard.tokens)) + 1, len(texts))
+            end = int(ends[stop - 1])
+            lengths = np.diff(ends[start:stop], prepend=begin)
+            shard.add(index.slice(start, stop - start), ids[begin:end], lengths, texts[start:stop])
+            task.advance(end - begin)
+            start, begin = stop, end
+            if shard.tokens >= config.shard_tokens:
+                if not encoder.check(shard.texts):
+                    return _encode_split(config, documents, encoder, place, task)
+                shard.publish(place)
+                shard = _Shard(shard.number + 1)
     if shard.rows:
+        if not encoder.check(shard.texts):
+            return _encode_split(config, documents, encoder, place, task)
         shard.publish(place)
         shard = _Shard(shard.number + 1)
     return shard.number
 
 
-def _encoded(
-    documents: Path, tokenizer: Tokenizer, split: str, template: str, skip: int
-) -> Iterator[tuple[dict[str, Any], list[int]]]:
-    columns = ["id", "title", "text", "language", "source"]
+def _encoded(encoder: Encoder, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Ids of the texts in a row, <|endoftext|> before and after each, and where each ends."""
+    encoded = encoder.encode(texts)
+    lengths = np.diff(encoded.offsets) + 2
+    ends = np.cumsum(lengths)
+    ids = np.empty(int(ends[-1]), _dtype(encoder.tokenizer))
+    inside = np.ones(len(ids), bool)
+    inside[ends - lengths] = inside[ends - 1] = False
+    ids[ends - lengths], ids[ends - 1] = encoder.tokenizer.bos_id, encoder.tokenizer.eos_id
+    ids[inside] = encoded.ids
+    return ids, ends
+
+
+def _documents(documents: Path, split: str, template: str, skip: int) -> Iterator[tuple[pa.Table, list[str]]]:
+    """Columns of the index and the texts to encode, batch by batch; a document that repeats comes so often."""
+    columns = ["id", "title", "text", "language", "source", "repeats"]
     for batch in read_documents(documents, columns=columns, split=split):
-        if skip >= batch.num_rows:
-            skip -= batch.num_rows
+        table = pa.Table.from_batches([batch])
+        repeats = table["repeats"].fill_null(1).to_numpy()
+        if split == "train" and (repeats != 1).any():
+            table = table.take(pa.array(np.repeat(np.arange(table.num_rows), repeats)))
+        if skip >= table.num_rows:
+            skip -= table.num_rows
             continue
-        rows = batch.slice(skip).to_pylist()
-        skip = 0
-        texts = [render_document(template, row["title"], row["text"]) for row in rows]
-        for row, text, ids in zip(rows, texts, tokenizer.encode_batch(texts), strict=True):
-            known = {"id": row["id"], "split": split, "language": row["language"], "source": row["source"]}
-            yield known | {"bytes": len(text.encode("utf-8"))}, [tokenizer.bos_id, *ids, tokenizer.eos_id]
+        table, skip = table.slice(skip), 0
+        titles, bodies = table["title"].to_pylist(), table["text"].to_pylist()
+        texts = [render_document(template, title, text) for title, text in zip(titles, bodies, strict=True)]
+        sizes = pc.binary_length(pa.array(texts, pa.large_string())).cast(pa.int64())
+        index = table.select(["id", "language", "source"]).append_column("bytes", sizes)
+        yield index.append_column("split", pa.array([split] * len(texts), pa.string())), texts
 
 
 def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:

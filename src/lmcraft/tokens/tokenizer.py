@@ -73,7 +73,7 @@ class Tokenizer:
         directory = Path(directory)
         write_text(directory / "chat_template.jinja", self.chat_template)
         write_json(directory / "tokenizer_config.json", _huggingface_config())
-        write_text(directory / "tokenizer.json", self._json)
+        write_text(directory / "tokenizer.json", self.json)
 
     @property
     def chat_template(self) -> str:
@@ -83,10 +83,11 @@ class Tokenizer:
     @cached_property
     def sha256(self) -> str:
         """Digest of `tokenizer.json`: tokens made with one tokenizer are refused by another."""
-        return hashlib.sha256(self._json.encode("utf-8")).hexdigest()
+        return hashlib.sha256(self.json.encode("utf-8")).hexdigest()
 
     @cached_property
-    def _json(self) -> str:
+    def json(self) -> str:
+        """The content of `tokenizer.json`."""
         return str(self._backend.to_str(pretty=True)) + "\n"
 
     def encode(self, text: str) -> list[int]:

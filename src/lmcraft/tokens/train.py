@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from string import ascii_lowercase
@@ -11,7 +12,7 @@ import tokenizers
 from pydantic import Field
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
-from lmcraft.corpus.documents import read_documents
+from lmcraft.corpus.documents import read_documents, stored_bytes
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, StageConfig, Task, UserError
 from lmcraft.tokens.files import write_json
 from lmcraft.tokens.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, Tokenizer, default_chat_template
@@ -31,6 +32,11 @@ class TokenizerConfig(StageConfig):
     )
     digits: Literal[1, 2, 3] = Field(default=1, description="Longest run of digits that can be one token.")
     min_frequency: int = Field(default=2, ge=1, description="Pairs seen less often than this are not merged.")
+    max_bytes: int = Field(
+        default=500_000_000,
+        ge=1,
+        description="Of more training text than this, documents drawn by hash are learnt from.",
+    )
 
 
 def run(config: TokenizerConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -41,7 +47,7 @@ def run(config: TokenizerConfig, inputs: Inputs, out: Path, runtime: Runtime) ->
     documents: Path = inputs["documents"]
     counted = {"documents": 0, "bytes": 0}
     with runtime.progress.task("tokenizer", None, "bytes") as task:
-        backend = train_bpe(_texts(documents, config.vocab_size, counted, task), config)
+        backend = train_bpe(_texts(documents, config, counted, task), config)
     if not counted["documents"]:
         raise UserError(f"{documents} has no documents of the train split: let a curate step split them, or add text")
     reached = backend.get_vocab_size(with_added_tokens=True)
@@ -110,10 +116,13 @@ def word_pattern(digits: int) -> str:
     )
 
 
-def _texts(documents: Path, vocab_size: int, counted: dict[str, int], task: Task) -> Iterator[str]:
-    for batch in read_documents(documents, columns=["title", "text"], split="train"):
+def _texts(documents: Path, config: TokenizerConfig, counted: dict[str, int], task: Task) -> Iterator[str]:
+    share = config.max_bytes / max(stored_bytes(documents), 1)
+    for batch in read_documents(documents, columns=["id", "title", "text"], split="train"):
         size = 0
         for row in batch.to_pylist():
+            if share < 1 and zlib.crc32(row["id"].encode()) >= share * 2**32:
+                continue
             counted["documents"] += 1
             # The title apart, so that the first word of the text is not learnt as the word after a title.
             for text in (row["title"], row["text"]):
@@ -125,7 +134,9 @@ def _texts(documents: Path, vocab_size: int, counted: dict[str, int], task: Task
     # A conversation names a role at every turn and may spell a word letter by letter. Seen more often than the average
     # token is, roles and letters become one token each, at the cost of a dozen merges or two.
     if counted["documents"]:
-        yield from [*CHAT_WORDS, *(f" {letter}" for letter in ascii_lowercase)] * max(counted["bytes"] // vocab_size, 2)
+        yield from [*CHAT_WORDS, *(f" {letter}" for letter in ascii_lowercase)] * max(
+            counted["bytes"] // config.vocab_size, 2
+        )
 
 
 def _compression(tokenizer: Tokenizer, documents: Path) -> dict[str, Any]:

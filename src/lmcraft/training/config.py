@@ -46,6 +46,9 @@ class PretrainConfig(TrainingConfig):
     kv_heads: int | None = Field(None, gt=0, description="default: heads")
     tie_embeddings: bool = True
     context: int = Field(512, gt=1, description="tokens of a row, and the model's context")
+    packing: Literal["best_fit", "concatenate"] = Field(
+        "best_fit", description="rows of whole documents where they fit, or one stream cut wherever a row is full"
+    )
     rope_theta: float = Field(10_000.0, gt=0)
     train_tokens: int | None = Field(None, gt=0, description="default: tokens_per_parameter x parameters")
     tokens_per_parameter: float = Field(12.0, gt=0)

@@ -74,15 +74,45 @@ def pack(pieces: Sequence[Piece], row_tokens: int, order: NDArray[np.int64]) -> 
     return rows
 
 
+def concatenate(lengths: NDArray[np.int64], row_tokens: int, order: NDArray[np.int64]) -> list[list[Piece]]:
+    """Fill rows with sequences one after the other, cut wherever a row is full; only the last row has padding.
+
+    A piece that goes on in the next row begins there with the token it ended with, so that none goes unpredicted.
+    """
+    rows: list[list[Piece]] = [[]]
+    free = row_tokens
+    for sequence in order.tolist():
+        start, length = 0, int(lengths[sequence])
+        while length - start > 1:
+            if free < 2:
+                rows.append([])
+                free = row_tokens
+            stop = min(start + free, length)
+            rows[-1].append((sequence, start, stop))
+            free -= stop - start
+            start = stop if stop == length else stop - 1
+    return [row for row in rows if row]
+
+
 class Loader:
     """Batches of `rows` rows of `row_tokens` tokens. Each epoch packs all sequences anew in an order drawn from
     (seed, epoch); batches run on across epochs, so `batch(step)` depends on nothing but its argument."""
 
-    def __init__(self, sequences: Sequences, row_tokens: int, rows: int, seed: int, *, split: bool = True):
+    def __init__(
+        self,
+        sequences: Sequences,
+        row_tokens: int,
+        rows: int,
+        seed: int,
+        *,
+        split: bool = True,
+        packing: str = "best_fit",
+    ):
         longest = int(sequences.lengths.max()) if len(sequences.lengths) else 0
         if not split and longest > row_tokens:
             raise UserError(f"a sequence of {longest} tokens does not fit rows of {row_tokens}; raise `context`")
         self.sequences, self.row_tokens, self.rows, self.seed = sequences, row_tokens, rows, seed
+        self.packing = packing
         self.pieces = split_sequences(sequences.lengths, row_tokens)
         if not self.pieces:
             raise UserError("there is nothing to train on: no sequence has two tokens; add text")
@@ -92,9 +122,13 @@ class Loader:
     def epoch(self, number: int) -> list[list[Piece]]:
         """The rows of an epoch."""
         if number not in self._epochs:
-            order = np.random.default_rng([self.seed, number]).permutation(len(self.pieces))
+            random = np.random.default_rng([self.seed, number])
             self._epochs = {n: rows for n, rows in self._epochs.items() if n == number - 1}
-            self._epochs[number] = pack(self.pieces, self.row_tokens, order)
+            if self.packing == "concatenate":
+                lengths = self.sequences.lengths
+                self._epochs[number] = concatenate(lengths, self.row_tokens, random.permutation(len(lengths)))
+            else:
+                self._epochs[number] = pack(self.pieces, self.row_tokens, random.permutation(len(self.pieces)))
         return self._epochs[number]
 
     def batch(self, step: int) -> Batch:

@@ -119,7 +119,7 @@ def make_training_plan(
             "train_tokens, or raise max_epochs"
         )
     micro_rows = choose_micro_rows(config, rows, row, resolve_device(runtime.device))
-    loader = Loader(documents, row, rows, config.seed)
+    loader = Loader(documents, row, rows, config.seed, packing=config.packing)
     plan = TrainingPlan(
         parameters=shape.parameters(),
         flops_per_token=shape.flops_per_token(row),
