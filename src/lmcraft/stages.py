@@ -1,43 +1,46 @@
-"""The one list that binds a stage's name to its room."""
+"""The one list that binds a stage's name to its room. A stage's module is imported when it is first asked for.
+
+So a recipe that only curates does not wait for torch.
+"""
 
 from __future__ import annotations
 
-from lmcraft.corpus.classifier import STAGE as CLASSIFIER
-from lmcraft.corpus.collect import STAGE as COLLECT
-from lmcraft.corpus.curate import STAGE as CURATE
-from lmcraft.corpus.index import STAGE as INDEX
-from lmcraft.corpus.ngrams import STAGE as NGRAMS
-from lmcraft.evaluation.document_scores import STAGE as SCORE
-from lmcraft.evaluation.stage import STAGE as EVALUATE
-from lmcraft.posttraining.conversations import STAGE as CONVERSATIONS
-from lmcraft.posttraining.sft import STAGE as SFT
-from lmcraft.recipe.stage import Stage
-from lmcraft.reporting.data_card import STAGE as DATA_CARD
-from lmcraft.reporting.export import STAGE as EXPORT
-from lmcraft.reporting.report import STAGE as REPORT
-from lmcraft.tokens.pack import STAGE as TOKENS
-from lmcraft.tokens.train import STAGE as TOKENIZER
-from lmcraft.training.mixture import STAGE as MIXTURE
-from lmcraft.training.pretrain import STAGE as PRETRAIN
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        COLLECT,
-        CURATE,
-        CLASSIFIER,
-        NGRAMS,
-        INDEX,
-        MIXTURE,
-        TOKENIZER,
-        TOKENS,
-        PRETRAIN,
-        CONVERSATIONS,
-        SFT,
-        EVALUATE,
-        SCORE,
-        EXPORT,
-        DATA_CARD,
-        REPORT,
-    )
+from lmcraft.recipe.stage import Stage
+
+_MODULES = {
+    "collect": "corpus.collect",
+    "curate": "corpus.curate",
+    "classifier": "corpus.classifier",
+    "ngrams": "corpus.ngrams",
+    "index": "corpus.index",
+    "mixture": "training.mixture",
+    "tokenizer": "tokens.train",
+    "tokens": "tokens.pack",
+    "pretrain": "training.pretrain",
+    "conversations": "posttraining.conversations",
+    "sft": "posttraining.sft",
+    "evaluate": "evaluation.stage",
+    "score": "evaluation.document_scores",
+    "export": "reporting.export",
+    "data-card": "reporting.data_card",
+    "report": "reporting.report",
 }
+
+
+class _Stages(Mapping[str, Stage]):
+    def __getitem__(self, name: str) -> Stage:
+        stage = import_module(f"lmcraft.{_MODULES[name]}").STAGE
+        assert stage.name == name
+        return stage
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
+
+STAGES: Mapping[str, Stage] = _Stages()
