@@ -108,9 +108,14 @@ def replace_columns(batch: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> p
 
 def note_changes(batch: pa.RecordBatch, changes: Iterable[Iterable[str]]) -> pa.RecordBatch:
     """Add names of changes, an iterable a row, to the column `changes`; a name already there is not repeated."""
-    before = batch["changes"].to_pylist()
-    after = [list(dict.fromkeys([*(old or []), *new])) for old, new in zip(before, changes, strict=True)]
-    return replace_columns(batch, {"changes": pa.array(after, batch.schema.field("changes").type)})
+    new = [list(names) for names in changes]
+    changed = [row for row, names in enumerate(new) if names]
+    if not changed:
+        return batch
+    noted = batch["changes"].to_pylist()
+    for row in changed:
+        noted[row] = list(dict.fromkeys([*(noted[row] or []), *new[row]]))
+    return replace_columns(batch, {"changes": pa.array(noted, batch.schema.field("changes").type)})
 
 
 def characters(batch: pa.RecordBatch) -> np.ndarray:
@@ -120,12 +125,19 @@ def characters(batch: pa.RecordBatch) -> np.ndarray:
 
 def add_score(batch: pa.RecordBatch, name: str, values: np.ndarray) -> pa.RecordBatch:
     """Write a number a row (float; NaN: none) into the column `scores`, in place of an earlier one of that name."""
+    kind = batch.schema.field("scores").type
+    if batch["scores"].null_count == batch.num_rows:
+        there = ~np.isnan(values)
+        offsets = pa.array(np.append(0, np.cumsum(there)).astype(np.int32), mask=np.append(~there, False))
+        numbers = pa.array(values[there].astype(np.float32))
+        column = pa.MapArray.from_arrays(offsets, pa.array([name] * len(numbers), pa.string()), numbers)
+        return replace_columns(batch, {"scores": column.cast(kind)})
     scores = [dict(old or []) for old in batch["scores"].to_pylist()]
     for row, value in zip(scores, values.tolist(), strict=True):
         row.pop(name, None)
         if not math.isnan(value):
             row[name] = value
-    column = pa.array([sorted(row.items()) or None for row in scores], batch.schema.field("scores").type)
+    column = pa.array([sorted(row.items()) or None for row in scores], kind)
     return replace_columns(batch, {"scores": column})
 
 
