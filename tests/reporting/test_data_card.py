@@ -259,56 +259,27 @@ def test_what_was_not_given_is_said_and_not_guessed(run: dict[str, Path], tmp_pa
     assert "Not measured." in page.text
 
 
-def artifact(folder: Path, flow: dict[str, int], removed: dict[str, int], steps: list[dict[str, Any]]) -> Artifact:
-    """A curated artifact by its counts; every document has 10 bytes."""
-    folder.mkdir()
-    kept = list(flow.values())[-1]
-    stored = {
-        "documents": kept,
-        "bytes": 10 * kept,
-        "in": {},
-        "removed": {reason: {"documents": n, "bytes": 10 * n, "samples": []} for reason, n in removed.items()},
-        "flow": {label: {"documents": n, "bytes": 10 * n} for label, n in flow.items()},
-    }
-    (folder / "statistics.json").write_text(json.dumps(stored))
-    return Artifact(folder, {"config": {"steps": steps}}, "documents", "curate")
-
-
 def test_a_step_that_makes_documents_is_told_from_one_that_removes(tmp_path: Path) -> None:
-    steps = [{"counterfactual": {}}, {"exact": {}}]
-    made = artifact(tmp_path / "a", {"counterfactual": 15, "exact": 12, "split": 12}, {"exact duplicate": 3}, steps)
-    told = flow(made, {"documents": 10, "bytes": 100})
+    gone = {"exact duplicate": {"documents": 3, "bytes": 30}}
+    stored = {
+        "documents": 12,
+        "bytes": 120,
+        "in": {"documents": 10, "bytes": 100},
+        "removed": {reason: {**tally, "samples": []} for reason, tally in gone.items()},
+        "flow": {
+            "counterfactual": {"documents": 15, "bytes": 150, "removed": {}},
+            "exact": {"documents": 12, "bytes": 120, "removed": gone},
+            "split": {"documents": 12, "bytes": 120, "removed": {}},
+        },
+    }
+    (tmp_path / "statistics.json").write_text(json.dumps(stored))
+    told = flow(Artifact(tmp_path, {"config": {}}, "documents", "curate"), {"documents": 10, "bytes": 100})
     assert [(step["step"], step["added"], step["out"]["documents"]) for step in told] == [
         ("counterfactual", 5, 15),
         ("exact", 0, 12),
         ("split", 0, 12),
     ]
     assert told[1]["removed"] == [{"reason": "exact duplicate", "documents": 3, "bytes": 30}]
-
-
-def test_reasons_that_two_steps_share_are_shared_by_what_each_left(tmp_path: Path) -> None:
-    steps: list[dict[str, Any]] = [
-        {"filter": {"rules": ["c4"]}},
-        {"near": {}},
-        {"filter": {"drop": {"mine": "words < 3"}}},
-    ]
-    counts = {"filter": 90, "near": 80, "filter 2": 60, "split": 60}
-    made = artifact(tmp_path / "a", counts, {"c4/sentences": 25, "near duplicate": 10, "mine": 3, "odd": 2}, steps)
-    told = {step["step"]: step for step in flow(made, {"documents": 100, "bytes": 1000})}
-    assert told["near"]["removed"] == [{"reason": "near duplicate", "documents": 10, "bytes": 100}]
-    # Nobody knows which filter removed for a rule of c4, or what "odd" is; the counts of both steps say how many.
-    assert told["filter"]["removed"] == [{"reason": "c4/sentences or odd", "documents": 10, "bytes": 100}]
-    by_reason = {entry["reason"]: entry["documents"] for entry in told["filter 2"]["removed"]}
-    assert by_reason == {"c4/sentences or odd": 17, "mine": 3}
-    assert all(step["added"] == step["rewritten"] == 0 for step in told.values())
-
-
-def test_a_step_that_the_card_does_not_know_is_charged_with_what_it_lost(tmp_path: Path) -> None:
-    steps: list[dict[str, Any]] = [{"length": {}}, {"novel": {}}]
-    counts = {"length": 90, "novel": 80, "split": 80}
-    made = artifact(tmp_path / "a", counts, {"too short": 10, "strange": 6, "odd": 4}, steps)
-    told = {step["step"]: step["removed"] for step in flow(made, {"documents": 100, "bytes": 1000})}
-    assert {entry["reason"]: entry["documents"] for entry in told["novel"]} == {"strange": 6, "odd": 4}
 
 
 def test_two_collections_are_one_stream_and_unnamed_sources_are_found(tmp_path: Path) -> None:

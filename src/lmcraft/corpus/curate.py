@@ -58,7 +58,7 @@ def run(config: CurateConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
     shards = [path for folder in folders for path in documents.shard_paths(folder)]
     others = {name: value for name, value in inputs.items() if name != "documents"}
     scratch = (runtime.scratch or out) / ".curate"
-    _forget_other_work(scratch, out, config, shards)
+    _forget_other_work(scratch, out, config, shards, others)
     passes = _passes(config)
     statistics = documents.Statistics()
     reports: dict[str, Any] = {}
@@ -68,7 +68,12 @@ def run(config: CurateConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
             shards, made = work.run(shards, engine, runtime)
             statistics.merge(made)
             reports |= work.reports()
-    _check(statistics, config)
+    _check(statistics, config, out)
+    for label, flow in statistics.flow.items():
+        if failed := flow.removed.get(f"error in {label}"):
+            runtime.progress.note(
+                f"  {label} FAILED on {failed.documents} documents; they are set aside, the errors in errors-*.parquet"
+            )
     stored = statistics.to_json(documents.LARGEST_GROUPS)
     stored["steps"] = reports
     documents.write_json(out / "statistics.json", stored)
@@ -206,17 +211,20 @@ def _run_shard(work: _Pass, shard: Shard) -> Path:
     if ledger.exists():
         advance(documents.shard_rows(shard.path))
         return ledger
-    made = _Made()
-    known = [Known(_load_arrays(work.arrays_folder(item)), work.inputs) for item in work.steps]
+    made = _Made(work.steps)
+    known = [Known(_load_arrays(work.arrays_folder(item)), work.inputs, label=item.label) for item in work.steps]
     row = shard.first_row
     for batch in documents.read_shard(shard.path):
         rows = np.arange(row, row + batch.num_rows)
         row += batch.num_rows
+        if work.number == 0:
+            made.came.add(batch.num_rows, _text_bytes(batch))
         for item, knowledge in zip(work.steps, known, strict=True):
             # Only the first step of a pass learns, so the rows are still those that it counted.
             at = replace(knowledge, rows=rows) if item.step.learn is not None else knowledge
-            batch = pa.concat_batches([made.take(judged) for judged in _judge(item, batch, at, work.on_error)])  # noqa: PLW2901
-            made.flow.setdefault(item.label, documents.Tally()).add(batch.num_rows, _text_bytes(batch))
+            judgements = _judge(item, batch, at, work.on_error)
+            batch = pa.concat_batches([made.take(item.label, judged) for judged in judgements])  # noqa: PLW2901
+            made.flow[item.label].left.add(batch.num_rows, _text_bytes(batch))
         made.kept.append(batch)
         advance(len(rows))
     made.write(work, shard.index)
@@ -254,13 +262,14 @@ def _judge(item: _Labelled, batch: pa.RecordBatch, known: Known, on_error: str) 
 class _Made:
     """What a shard has become so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Sequence[_Labelled]) -> None:
         self.kept: list[pa.RecordBatch] = []
         self.removed: list[pa.RecordBatch] = []
         self.aside: dict[str, list[pa.Table]] = {}
-        self.flow: dict[str, documents.Tally] = {}
+        self.came = documents.Tally()
+        self.flow = {item.label: documents.Flow() for item in steps}
 
-    def take(self, judged: Judged) -> pa.RecordBatch:
+    def take(self, label: str, judged: Judged) -> pa.RecordBatch:
         """The rows that no drop names; those that one names go to `removed` under the first reason."""
         batch = judged.batch
         alive = np.ones(batch.num_rows, bool)
@@ -270,7 +279,9 @@ class _Made:
                 values = [None] * len(rows) if drop.values is None else drop.values[rows].tolist()
                 kept = [None] * len(rows) if drop.kept is None else [drop.kept[row] for row in rows.tolist()]
                 taken = batch.take(pa.array(rows))
-                self.removed.append(_as_removed(taken, drop.reason, values, drop.threshold, kept))
+                self.removed.append(_as_removed(taken, label, drop.reason, values, drop.threshold, kept))
+                gone = self.flow[label].removed.setdefault(drop.reason, documents.Tally())
+                gone.add(len(rows), _text_bytes(taken))
                 alive[rows] = False
         for name, table in judged.aside.items():
             if table.num_rows:
@@ -281,7 +292,7 @@ class _Made:
         return pa.Table.from_batches(self.removed, documents.REMOVED_SCHEMA)
 
     def statistics(self, last: bool) -> documents.Statistics:
-        statistics = documents.Statistics(flow=self.flow)
+        statistics = documents.Statistics(came=self.came, flow=self.flow)
         if last:
             statistics.keep(pa.Table.from_batches(self.kept, documents.SCHEMA))
         statistics.remove(self.removed_table())
@@ -314,13 +325,14 @@ class _Made:
 
 def _as_removed(
     batch: pa.RecordBatch,
+    step: str,
     reason: str,
     values: Sequence[float | None],
     threshold: float | None,
     kept: Sequence[str | None],
 ) -> pa.RecordBatch:
     size = batch.num_rows
-    added: list[list[Any]] = [[reason] * size, list(values), [threshold] * size, list(kept)]
+    added: list[list[Any]] = [[step] * size, [reason] * size, list(values), [threshold] * size, list(kept)]
     types = documents.REMOVED_SCHEMA.types[len(documents.SCHEMA) :]
     arrays = [pa.array(column, kind) for column, kind in zip(added, types, strict=True)]
     return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=documents.REMOVED_SCHEMA)
@@ -330,11 +342,21 @@ def _text_bytes(batch: pa.RecordBatch) -> int:
     return pc.sum(pc.binary_length(batch["text"])).as_py() or 0
 
 
-def _check(statistics: documents.Statistics, config: CurateConfig) -> None:
+def _check(statistics: documents.Statistics, config: CurateConfig, out: Path) -> None:
     kept = statistics.kept.documents
+    for label, flow in statistics.flow.items():
+        failed = flow.removed.get(f"error in {label}", documents.Tally()).documents
+        if failed > 20 and failed > flow.left.documents:
+            raise UserError(
+                f"the step {label!r} failed on {failed} documents, more than it left; the first error: "
+                f"{_first_error(out, label)}; mend the step"
+            )
     if not kept:
         removed = sorted(statistics.removed.items(), key=lambda item: (-item[1].tally.documents, item[0]))
         reasons = ", ".join(f"{item.tally.documents} as {reason!r}" for reason, item in removed)
+        for path in sorted(out.glob("errors-*.parquet")):  # the artifact that would tell it does not come to be
+            reasons += f"; the first error: {pq.read_table(path)['error'][0]}"
+            break
         raise UserError(f"curate removed every document ({reasons or 'there were none'}); relax that step or add text")
     held = statistics.by["split"].get("heldout", documents.Tally()).documents
     if not held and config.heldout > 0 and config.heldout_minimum > 0:
@@ -344,9 +366,21 @@ def _check(statistics: documents.Statistics, config: CurateConfig) -> None:
         )
 
 
-def _forget_other_work(scratch: Path, out: Path, config: CurateConfig, shards: Sequence[Path]) -> None:
+def _first_error(out: Path, label: str) -> str:
+    for path in sorted(out.glob("errors-*.parquet")):
+        for row in pq.read_table(path).to_pylist():
+            if row["step"] == label:
+                return str(row["error"])
+    return "not kept"
+
+
+def _forget_other_work(scratch: Path, out: Path, config: CurateConfig, shards: Sequence[Path], others: Inputs) -> None:
     """Keep what an interrupted run of the same work left, and only that."""
-    stats = [(path.name, path.stat()) for path in shards]
+    read = list(shards)
+    for name in sorted(others):
+        folders = others[name] if isinstance(others[name], list) else [others[name]]
+        read += [path for folder in folders for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    stats = [(path.name, path.stat()) for path in read]
     work = {"config": config.identity(), "input": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
     ledger = scratch / WORK
     with contextlib.suppress(OSError, ValueError):

@@ -51,14 +51,15 @@ sees it (null: once). `scores`: what steps measured, by name.
 REMOVED_SCHEMA = pa.schema(
     [
         *SCHEMA,
+        pa.field("step", pa.string()),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("value", pa.float64()),
         pa.field("threshold", pa.float64()),
         pa.field("kept_id", pa.string()),
     ]
 )
-"""A removed document: its columns as they were, the reason, the value measured, the limit it broke, and for a
-duplicate the id of the kept document that it resembles."""
+"""A removed document: its columns as they were, the step that removed it (null: it was never collected), the reason, the
+value measured, the limit it broke, and for a duplicate the id of the kept document that it resembles."""
 
 DIMENSIONS = ("source", "language", "topic", "licence", "format", "split")
 SAMPLES = 20
@@ -204,6 +205,25 @@ class Tally:
 
 
 @dataclass
+class Flow:
+    """What one step left, and what it removed by reason."""
+
+    left: Tally = field(default_factory=Tally)
+    removed: dict[str, Tally] = field(default_factory=dict)
+
+    def merge(self, other: Flow) -> None:
+        self.left.add(other.left.documents, other.left.bytes)
+        for reason, tally in other.removed.items():
+            self.removed.setdefault(reason, Tally()).add(tally.documents, tally.bytes)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.left.to_json(),
+            "removed": {name: tally.to_json() for name, tally in sorted(self.removed.items())},
+        }
+
+
+@dataclass
 class Removals:
     """What one reason removed, and the `SAMPLES` of it with the smallest ids (a random draw that repeats)."""
 
@@ -219,18 +239,26 @@ class Removals:
 class Statistics:
     """Counts of kept and removed documents; those of two shards add up to those of both.
 
-    `flow` says how many documents each step of `curate` left, in the order of the steps.
+    `came`: what there was before the first step of `curate`, as steps may make several documents of one. `flow`: what
+    each step left and removed, in the order of the steps.
     """
 
     kept: Tally = field(default_factory=Tally)
     removed: dict[str, Removals] = field(default_factory=dict)
     by: dict[str, dict[str, Tally]] = field(default_factory=lambda: {name: {} for name in DIMENSIONS})
     changes: Counter[str] = field(default_factory=Counter)
-    flow: dict[str, Tally] = field(default_factory=dict)
+    came: Tally = field(default_factory=Tally)
+    flow: dict[str, Flow] = field(default_factory=dict)
 
     @property
-    def documents_in(self) -> int:
-        return self.kept.documents + sum(removals.tally.documents for removals in self.removed.values())
+    def total(self) -> Tally:
+        """Everything that came in."""
+        if self.flow:
+            return self.came
+        total = Tally(self.kept.documents, self.kept.bytes)
+        for removals in self.removed.values():
+            total.add(removals.tally.documents, removals.tally.bytes)
+        return total
 
     def keep(self, table: pa.Table) -> None:
         """Count kept documents (columns of `SCHEMA`)."""
@@ -262,17 +290,15 @@ class Statistics:
             for value, tally in groups.items():
                 self.by[name].setdefault(value, Tally()).add(tally.documents, tally.bytes)
         self.changes.update(other.changes)
-        for step, tally in other.flow.items():
-            self.flow.setdefault(step, Tally()).add(tally.documents, tally.bytes)
+        self.came.add(other.came.documents, other.came.bytes)
+        for step, flow in other.flow.items():
+            self.flow.setdefault(step, Flow()).merge(flow)
 
     def to_json(self, largest: int | None = None) -> dict[str, Any]:
         """As stored; `largest` limits how many values of a dimension are listed (by bytes, then by name)."""
-        total = Tally(self.kept.documents, self.kept.bytes)
-        for removals in self.removed.values():
-            total.add(removals.tally.documents, removals.tally.bytes)
         return {
             **self.kept.to_json(),
-            "in": total.to_json(),
+            "in": self.total.to_json(),
             "removed": {
                 reason: {**removals.tally.to_json(), "samples": removals.samples}
                 for reason, removals in sorted(
@@ -281,7 +307,7 @@ class Statistics:
             },
             "by": {name: _largest(groups, largest) for name, groups in self.by.items()},
             "changes": dict(sorted(self.changes.items())),
-            "flow": {step: tally.to_json() for step, tally in self.flow.items()},
+            "flow": {step: flow.to_json() for step, flow in self.flow.items()},
         }
 
     @staticmethod
@@ -296,13 +322,17 @@ class Statistics:
                 name: {value: tally(item) for value, item in stored["by"].get(name, {}).items()} for name in DIMENSIONS
             },
             changes=Counter(stored["changes"]),
-            flow={step: tally(item) for step, item in stored["flow"].items()},
+            came=tally(stored["in"]) if stored["flow"] else Tally(),
+            flow={
+                step: Flow(tally(item), {reason: tally(gone) for reason, gone in item["removed"].items()})
+                for step, item in stored["flow"].items()
+            },
         )
 
     def summary(self) -> dict[str, Any]:
         """The few numbers that go into the manifest."""
         reasons = {reason: removals.tally.documents for reason, removals in sorted(self.removed.items())}
-        return {"in": self.documents_in, **self.kept.to_json(), "removed": reasons}
+        return {"in": self.total.documents, **self.kept.to_json(), "removed": reasons}
 
 
 def _largest(groups: Mapping[str, Tally], limit: int | None) -> dict[str, dict[str, int]]:

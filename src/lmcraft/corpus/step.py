@@ -60,11 +60,13 @@ class Known:
 
     `arrays`: what its `prepare` and `learn` gave, mapped into memory. `inputs`: the directories of the stage's inputs.
     `rows`: for a step that learns, the number of each row of the batch, as `Shard.batches` gave it to `learn`.
+    `label`: the step's name, numbered when the recipe has it more than once.
     """
 
     arrays: Arrays = field(default_factory=dict)
     inputs: Inputs = field(default_factory=dict)
     rows: np.ndarray | None = None  # int64
+    label: str = ""
 
 
 @dataclass(frozen=True)

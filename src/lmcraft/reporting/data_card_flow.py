@@ -58,13 +58,9 @@ def flow(artifact: Artifact, before: Mapping[str, int] | None) -> list[dict[str,
     if not after:
         return [_step(artifact, None, came, kept, removed)]
     steps = []
-    shares = _attribute(_settings(artifact), after, removed, came)
     for label, left in after.items():
-        step = _step(artifact, label, came, left, shares[label])
-        steps.append(step)
-        came = dict(left)
-    if unplaced := shares.get(None):
-        steps.append(_step(artifact, None, came, came, unplaced))
+        steps.append(_step(artifact, label, came, left, left["removed"]))
+        came = {size: left[size] for size in SIZES}
     return steps
 
 
@@ -84,85 +80,3 @@ def _step(
         "rewritten": left["bytes"] + gone["bytes"] - came["bytes"],
         "out": {size: left[size] for size in SIZES},
     }
-
-
-def _settings(artifact: Artifact) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Label -> name and settings of each step, labelled as `curate` does."""
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
-    seen: dict[str, int] = {}
-    for entry in artifact.manifest.get("config", {}).get("steps", []):
-        for name, settings in entry.items():
-            seen[name] = seen.get(name, 0) + 1
-            found[name if seen[name] == 1 else f"{name} {seen[name]}"] = (name, settings or {})
-    return found
-
-
-def _attribute(
-    settings: Mapping[str, tuple[str, dict[str, Any]]],
-    after: Mapping[str, Mapping[str, int]],
-    removed: Mapping[str, Mapping[str, int]],
-    came: Mapping[str, int],
-) -> dict[str | None, dict[str, Any]]:
-    """Step -> what it removed, by reason; under None what no step accounts for.
-
-    The statistics count reasons over all steps. Most reasons name their step. Where two steps may have removed for a
-    reason, or none is known for it, those that lost documents for no other reason are given it; several such steps
-    are given all such reasons together, each with what it lost by the counts before and after it.
-    """
-    shares: dict[str | None, dict[str, Any]] = {label: {} for label in after}
-    lost, left = {}, came
-    for label, tally in after.items():
-        lost[label], left = {size: left[size] - tally[size] for size in SIZES}, tally
-
-    def unexplained(label: str) -> dict[str, int]:
-        return {size: lost[label][size] - sum(entry[size] for entry in shares[label].values()) for size in SIZES}
-
-    claimed = {r: [label for label in after if _claims(label, *settings.get(label, (label, {})), r)] for r in removed}
-    for reason, labels in claimed.items():
-        if len(labels) == 1:
-            shares[labels[0]][reason] = removed[reason]
-    groups: list[tuple[set[str], list[str]]] = []
-    for reason in sorted((reason for reason in removed if len(claimed[reason]) != 1), key=lambda r: not claimed[r]):
-        able = {label for label in claimed[reason] or after if unexplained(label)["documents"] > 0}
-        if len(able) < 2:
-            shares.setdefault(next(iter(able), None), {})[reason] = removed[reason]
-            continue
-        reasons = [reason]
-        for group in [group for group in groups if group[0] & able]:
-            groups.remove(group)
-            able, reasons = able | group[0], reasons + group[1]
-        groups.append((able, reasons))
-    for able, reasons in groups:
-        for label in able:
-            if (rest := unexplained(label))["documents"] > 0:
-                shares[label][" or ".join(sorted(reasons))] = rest
-    return shares
-
-
-def _claims(label: str, name: str, settings: Mapping[str, Any], reason: str) -> bool:
-    """Whether a step removes documents for this reason."""
-    if reason.startswith("error in "):
-        return reason == f"error in {label}"
-    if name == "filter":
-        return "/" in reason or reason in (settings.get("drop") or {})
-    if name in ("quality", "topic"):
-        return reason.endswith((" low", " high")) and not reason.startswith("perplexity")
-    exact, begins = REASONS.get(name, ((), ()))
-    return reason in exact or reason.startswith(begins)
-
-
-REASONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "extract": (("no main content",), ("extraction ",)),
-    "boilerplate": (("only boilerplate",), ()),
-    "language": ((), ("language ",)),
-    "length": (("too short", "too long"), ()),
-    "licences": ((), ("licence ",)),
-    "screens": (("toxic language", "sexual content"), ()),
-    "perplexity": ((), ("perplexity ", "no score ")),
-    "exact": (("exact duplicate",), ()),
-    "near": (("near duplicate",), ()),
-    "passages": (("repeated passages",), ()),
-    "decontaminate": (("evaluation overlap", "left over from a cut"), ()),
-    "balance": ((), ("balance: ",)),
-}
-"""Step -> its reasons, and what others begin with."""

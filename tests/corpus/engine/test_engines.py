@@ -16,6 +16,7 @@ from corpora import batch_of, corpus_of
 
 from lmcraft.corpus.engine import Engine, corpus, open_engine
 from lmcraft.corpus.engine.local import Inline, Processes
+from lmcraft.corpus.engine.ray import RayEngine
 from lmcraft.recipe.stage import Runtime, UserError
 
 
@@ -72,6 +73,25 @@ def test_killed_workers_lose_and_repeat_nothing(name: str, tmp_path: Path) -> No
 def test_a_task_that_kills_every_worker_is_given_up(name: str) -> None:
     with engine_of(name) as engine, pytest.raises(UserError, match="workers died over the same piece of work"):
         list(engine.map(tasks.die_always, [()]))
+
+
+@pytest.mark.parametrize("name", ["OutOfMemoryError", "NodeDiedError", "ObjectLostError", "WorkerCrashedError"])
+def test_what_ray_says_of_a_lost_worker_is_one_sentence(name: str) -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    kind = getattr(exceptions, name)
+    lost = kind("0" * 56, "", "") if name == "ObjectLostError" else kind() if name == "WorkerCrashedError" else kind("x")
+
+    class Cluster:
+        def __init__(self) -> None:
+            self.exceptions = exceptions
+
+        def get(self, reference: object) -> None:
+            raise lost
+
+    engine = RayEngine.__new__(RayEngine)
+    engine.ray = Cluster()
+    with pytest.raises(UserError, match="workers died over the same piece of work"):
+        engine._result(None, lambda amount: None)
 
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from lmcraft.corpus.readers.records import Fault, Item, Reading
 from lmcraft.corpus.sources.code_files import CodeFiles
-from lmcraft.corpus.sources.code_licences import Licences
+from lmcraft.corpus.sources.code_licences import Licences, names_a_licence
 from lmcraft.corpus.sources.code_options import CodeOptions
 from lmcraft.corpus.sources.folder_listing import Listing as FolderListing
 from lmcraft.corpus.sources.folder_listing import glob_regex, list_files
@@ -43,9 +43,10 @@ class CodeSource(CodeOptions):
 
     def digests(self, runtime: Runtime) -> list[Source]:
         """Every file with its sha256, and what the folder's listing passes over."""
-        listing = self._files()
+        listing = self._files(self.pattern)
         found = []
-        for relative, path in listing.files:
+        read = sorted({*listing.files, *self._licence_files()})
+        for relative, path in read:
             try:
                 found.append(Source(f"{self.source_name}/{relative}", sha256_of(path), path.stat().st_size))
             except OSError as error:  # the run sets the file aside; that it could not be read is part of the input
@@ -57,14 +58,15 @@ class CodeSource(CodeOptions):
 
     def listing(self, runtime: Runtime) -> Listing:
         """One part for all: licences are looked for up the tree."""
-        listing = self._files()
+        listing = self._files(self.pattern)
         size = sum(_size(path) for _, path in listing.files)
         return Listing([Part("files", size)], listing.passed_over)
 
     def read(self, part: Part, max_record_bytes: int, runtime: Runtime) -> Iterator[Item]:
-        found = dict(self._files().files)
+        found = dict(self._files(self.pattern).files)
+        licences = dict(self._licence_files())
         files = CodeFiles(
-            Licences(list(found), lambda path: found[path].read_bytes()),
+            Licences(list(licences), lambda path: licences[path].read_bytes()),
             max_file_bytes=min(self.max_file_bytes, max_record_bytes),
             generated=self.generated,
             vendored=self.vendored,
@@ -87,11 +89,15 @@ class CodeSource(CodeOptions):
             return Path(sysconfig.get_paths()["stdlib"])
         return Path(self.path).expanduser()
 
-    def _files(self) -> FolderListing:
+    def _licence_files(self) -> list[tuple[str, Path]]:
+        """Licence texts count whether or not the pattern asks for them."""
+        return [(relative, path) for relative, path in self._files("**/*").files if names_a_licence(relative)]
+
+    def _files(self, pattern: str) -> FolderListing:
         if self.path != STANDARD_LIBRARY:
-            return list_files(str(self._root()), self.pattern)
+            return list_files(str(self._root()), pattern)
         # What was installed beside the library is not of it and may be very much, so it is not even listed.
-        matches = re.compile(glob_regex(self.pattern)).fullmatch
+        matches = re.compile(glob_regex(pattern)).fullmatch
         listing = FolderListing()
         for item in sorted(self._root().iterdir()):
             if item.is_file():

@@ -98,6 +98,13 @@ def licence_of_head(head: str) -> str | None:
     return permissive[0] if len(permissive) == 1 else None
 
 
+def names_a_licence(path: str) -> bool:
+    """Whether a file of that name holds a licence, of its folder (LICENSE, COPYING.txt) or of one file (x.license)."""
+    parsed = PurePosixPath(path)
+    named = _NAMES.fullmatch(parsed.name) and parsed.suffix.lower() not in _CODE_NOT_LICENCE
+    return bool(named) or path.endswith(".license")
+
+
 class Licences:
     """Licences of the files of one tree. `paths` are all its files, `load` gives the bytes of one."""
 
@@ -106,9 +113,8 @@ class Licences:
         self.files: dict[str, list[str]] = {}
         self.beside = {path.removesuffix(".license"): path for path in paths if path.endswith(".license")}
         for path in paths:
-            parsed = PurePosixPath(path)
-            if _NAMES.fullmatch(parsed.name) and parsed.suffix.lower() not in _CODE_NOT_LICENCE:
-                self.files.setdefault(parsed.parent.as_posix(), []).append(path)
+            if names_a_licence(path) and not path.endswith(".license"):
+                self.files.setdefault(PurePosixPath(path).parent.as_posix(), []).append(path)
         self._of_folder: dict[str, str | None] = {}
 
     def of(self, path: str, head: str) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from lmcraft.corpus.documents import document_id
@@ -69,9 +70,11 @@ def counterfactual(batch: pa.RecordBatch, config: Counterfactual, known: Known) 
         return Judged(batch)
     copies = batch.take(pa.array(taken))
     if config.mode == "add":
-        places = zip(copies["source"].to_pylist(), copies["path"].to_pylist(), columns["text"], strict=True)
-        columns["id"] = [document_id(source, f"{path}#counterfactual", text) for source, path, text in places]
-        columns["parent"] = copies["id"].to_pylist()
+        # A document may be copied by two such steps, and a copy by the second: its original and the step tell them apart.
+        names = zip(*(copies[name].to_pylist() for name in ("source", "path", "id")), columns["text"], strict=True)
+        by = known.label or COUNTERFACTUAL.name
+        columns["id"] = [document_id(source, f"{path}#{by} of {name}", text) for source, path, name, text in names]
+        columns["parent"] = pc.coalesce(copies["parent"], copies["id"]).to_pylist()
     arrays = {name: pa.array(values, pa.string()) for name, values in columns.items()}
     copies = note_changes(replace_columns(copies, arrays), [["counterfactual"]] * len(taken))
     rows = np.arange(batch.num_rows)

@@ -35,6 +35,7 @@ from lmcraft.corpus.keeping import (
     removed,
     with_earlier,
 )
+from lmcraft.corpus.mapped import new_npy, open_numbers
 from lmcraft.corpus.step import Arrays, Judged, Known, Shard, Step
 from lmcraft.recipe.stage import UserError
 
@@ -114,7 +115,7 @@ def learn(corpus: Corpus, config: Near) -> Arrays:
                 found.tofile(file)
     if not members.stat().st_size:
         return {**removals(every, *(np.empty(0, np.int64),) * 3), "full": np.zeros(1, np.int64)}
-    listed = _mapped(members, np.int64, members.stat().st_size // 8)
+    listed = open_numbers(members, np.int64, members.stat().st_size // 8)
     counts = np.zeros(every.rows, np.int32)
     bucket_count = 0
     for piece in _pieces(listed):
@@ -162,7 +163,7 @@ def _sign(shard: Shard, scratch: Path, config: Near, own: int) -> int:
     count = shard_rows(shard.path)
     # Straight into files: a shard may hold millions of short documents.
     order, signed, worded = (
-        np.lib.format.open_memmap(scratch / f"{name}-{shard.index:05d}.npy", "w+", kind, (count, *shape))
+        new_npy(scratch / f"{name}-{shard.index:05d}.npy", kind, (count, *shape))
         for name, kind, shape in (
             ("priority", PRIORITY, ()),
             ("signature", np.dtype(np.uint16), (bands * rows,)),
@@ -223,7 +224,7 @@ def _choose(
     ranks = np.full(corpus.rows, -1, np.int32)
     ranks[by_rank] = np.arange(total, dtype=np.int32)
     bucket_starts = np.append(0, np.cumsum(counts[by_rank], dtype=np.int64))
-    buckets = _mapped(scratch / "buckets.bin", np.int32, len(listed))
+    buckets = open_numbers(scratch / "buckets.bin", np.int32, len(listed))
     places = np.zeros(bucket_count + 1, np.int64)
     spread(listed, ranks, np.zeros(total, np.int32), bucket_starts, buckets, places)
     bands, rows = config.shape
@@ -232,7 +233,7 @@ def _choose(
         signed = np.empty((0, bands * rows), np.uint16)
         grams, gram_first, gram_end = _all_grams(corpus, config, by_rank)
     else:
-        signed = _mapped(scratch / "ranked.bin", np.uint16, total * bands * rows).reshape(total, -1)
+        signed = open_numbers(scratch / "ranked.bin", np.uint16, total * bands * rows).reshape(total, -1)
         grams, gram_first, gram_end = np.empty(0, np.uint64), none, none
         for shard, inside in by_shard(corpus, np.sort(by_rank)):
             stored = np.load(scratch / f"signature-{shard.index:05d}.npy", mmap_mode="r", allow_pickle=False)
@@ -240,7 +241,7 @@ def _choose(
                 piece = inside[start : start + 65536]
                 signed[ranks[shard.first_row + piece]] = stored[piece]
     kept, values = np.empty(total, np.int32), np.zeros(total, np.float32)
-    members = _mapped(scratch / "kept.bin", np.int32, len(listed))
+    members = open_numbers(scratch / "kept.bin", np.int32, len(listed))
     full = choose(
         by_rank >= new,
         bucket_starts,
@@ -275,7 +276,7 @@ def _all_grams(corpus: Corpus, config: Near, by_rank: np.ndarray) -> tuple[np.nd
             piece.unlink()
     ends = np.cumsum(sizes)
     place = np.searchsorted(rows, by_rank)
-    return _mapped(path, np.uint64, int(ends[-1])), (ends - sizes)[place], ends[place]
+    return open_numbers(path, np.uint64, int(ends[-1])), (ends - sizes)[place], ends[place]
 
 
 def _grams(shard: Shard, scratch: Path, wanted: Path, config: Near) -> np.ndarray:
@@ -379,12 +380,6 @@ def _look_up(batch: pa.RecordBatch, stored: dict[str, Any], config: Near) -> tup
         others = batch["text"].filter(pa.array(~known))
         signed[~known], worded[~known] = signatures(others, config.ngram, bands * rows)
     return signed, worded
-
-
-def _mapped(path: Path, kind: Any, size: int) -> np.ndarray:
-    """A file of so many numbers as an array; it is made where it does not exist."""
-    mode: Literal["r+", "w+"] = "r+" if path.exists() else "w+"
-    return np.asarray(np.memmap(path, kind, mode, shape=(size,))) if size else np.empty(0, kind)
 
 
 def _pieces(listed: np.ndarray) -> Iterator[np.ndarray]:

@@ -29,6 +29,7 @@ from lmcraft.corpus.keeping import (
     priorities,
     with_earlier,
 )
+from lmcraft.corpus.mapped import new_npy
 from lmcraft.corpus.step import Arrays, Drop, Judged, Known, Shard, Step, note_changes, replace_columns
 
 ROUND_BYTES = 100_000_000
@@ -192,11 +193,10 @@ def _repeated(records: np.ndarray, config: Passages) -> np.ndarray:
 def _write_table(scratch: Path, count: int) -> None:
     from lmcraft.corpus.windows import put, table_size
 
-    table = np.lib.format.open_memmap(scratch / "table.npy", "w+", np.uint64, (table_size(count),))
+    table = new_npy(scratch / "table.npy", np.uint64, (table_size(count),))
     with (scratch / "repeated.bin").open("rb") as file:
         while len(keys := np.fromfile(file, np.uint64, 1 << 20)):
-            put(np.asarray(table), keys)
-    table.flush()
+            put(table, keys)
 
 
 def _windows(shard: Shard, scratch: Path, config: Passages, parts: int, part: int) -> Iterator[np.ndarray]:

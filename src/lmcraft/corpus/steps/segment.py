@@ -31,10 +31,10 @@ def segment(batch: pa.RecordBatch, config: Segment, known: Known) -> Judged:
     texts = batch["text"]
     pieces = {int(row): cuts(texts[int(row)].as_py(), config.max_characters) for row in long}
     numbers = np.repeat(np.arange(batch.num_rows), [len(pieces.get(row, ((0, 0),))) for row in range(batch.num_rows)])
-    made = batch.take(pa.array(numbers))
-    columns: dict[str, list[str | None]] = {
-        name: made[name].to_pylist() for name in ("id", "text", "path", "parent", "source")
-    }
+    # A text is cut into its pieces, not copied whole for each of them: a book has hundreds.
+    made = replace_columns(batch, {"text": pa.array([""] * batch.num_rows, pa.string())}).take(pa.array(numbers))
+    columns: dict[str, list[str | None]] = {name: made[name].to_pylist() for name in ("id", "path", "parent", "source")}
+    columns["text"] = [None if row in pieces else texts[row].as_py() for row in numbers.tolist()]
     cut = np.isin(numbers, long)
     at = 0
     for row, places in pieces.items():
