@@ -358,8 +358,10 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether the system refused to store more; libraries written in Rust say so only in words."""
+    """Whether the system refused to store more; libraries written in Rust say so only in words, as does numpy."""
     if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return True
+    if isinstance(error, OSError) and error.errno is None and re.match(r"\d+ requested and \d+ written", str(error)):
         return True
     return "No space left on device" in str(error) or any(f"(os error {number})" in str(error) for number in DISK_FULL)
 

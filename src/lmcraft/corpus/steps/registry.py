@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import Discriminator, Tag, create_model
+from pydantic import BeforeValidator, Discriminator, Tag, create_model
 
 from lmcraft.corpus.step import Step
 from lmcraft.corpus.steps.balance import BALANCE
@@ -72,8 +73,29 @@ def step_and_config(chosen: StageConfig) -> tuple[Step, StageConfig]:
 
 def _tag(value: Any) -> str | None:
     """`{near: {...}}` and the model made from it are both told apart by the one name in them."""
-    names = list(value) if isinstance(value, dict) else list(type(value).model_fields)
+    names = list(value) if isinstance(value, dict) else list(getattr(type(value), "model_fields", ()))
     return names[0] if len(names) == 1 else None
+
+
+def _named(value: Any) -> Any:
+    """Refuses what names no step, or names it without `: {}`, with the way to write it."""
+    if isinstance(value, str):
+        near = _nearest(value)
+        raise ValueError(f"write `- {near or value}: {{}}`: a step is a name with its settings" + _listed(near))
+    if isinstance(value, dict) and len(value) == 1 and (name := next(iter(value))) not in STEPS:
+        near = _nearest(str(name))
+        raise ValueError(f"there is no step {name!r}" + (f"; did you mean {near!r}?" if near else _listed(near)))
+    if isinstance(value, dict) and len(value) == 1 and value[name] is None:
+        raise ValueError(f"write `- {name}: {{}}` for the step {name!r} with its defaults")
+    return value
+
+
+def _nearest(name: str) -> str | None:
+    return next(iter(difflib.get_close_matches(name, STEPS, 1, 0.5)), None)
+
+
+def _listed(near: str | None) -> str:
+    return "" if near else f"; there is {', '.join(STEPS)}"
 
 
 # A model for each step with one field of its name, so that a recipe reads `- near: {agree: 0.6}` and a step added
@@ -93,4 +115,5 @@ else:
             custom_error_type="step",
             custom_error_message=f"a step is one of {', '.join(STEPS)}, written as `- name: {{settings}}`",
         ),
+        BeforeValidator(_named),
     ]
