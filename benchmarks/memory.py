@@ -37,7 +37,9 @@ steps:
     steps:
       - repair: {{}}
       - mask: {{}}
-      - filter: {{}}
+      - filter:
+          rules: [gopher-quality, gopher-repetition]
+          limits: {{gopher-quality/stop-words: null}}
       - exact: {{}}
       - near: {{}}
       - balance: {{by: [source], method: temperature}}

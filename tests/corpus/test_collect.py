@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from lmcraft.corpus import collect
 from lmcraft.corpus.documents import SCHEMA, read_documents, read_statistics
+from lmcraft.corpus.removals import Removal, add_removals
 from lmcraft.corpus.sources.folder_listing import glob_regex
 from lmcraft.recipe.stage import Runtime, UserError
 
@@ -136,6 +138,36 @@ def test_ids_follow_from_place_and_text(tmp_path: Path, collected: Collect) -> N
     first, again = rows(collected(folder)), rows(collected(folder, name="again"))
     assert [row["id"] for row in first] == [row["id"] for row in again]
     assert len({row["id"] for row in first}) == 2
+
+
+def test_what_was_to_be_left_out_is_not_kept_as_a_faults_excerpt(tmp_path: Path, runtime: Runtime) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('{"text": "Fine."}\nBROKEN jane {\nBROKEN paul {\nBROKEN mary {\n')
+    add_removals(tmp_path / "removals.jsonl", [Removal("2026", "asked", path="a.jsonl:2")])
+    source = folder_source(tmp_path / "in", on_bad_record="skip")
+    config = collect.CollectConfig.model_validate({"sources": [source], "opt_out": ["path: a.jsonl:3"]})
+    collect.run(config, {}, tmp_path / "out", replace(runtime, removals=tmp_path / "removals.jsonl"))
+    gone = {row["path"]: row["text"] for row in rows(tmp_path / "out", "removed")}
+    assert gone == {"a.jsonl:2": "", "a.jsonl:3": "", "a.jsonl:4": "BROKEN mary {"}
+    assert "jane" not in (tmp_path / "out" / "statistics.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://example.org/a", True),
+        ("s3://bucket/key", True),
+        ("example.org:80/a", True),
+        ("//example.org/a", True),
+        ("javascript:alert(1)", False),
+        (" Java\nScript://example.org/%0aalert(1)", False),
+        ("data:text/html,x", False),
+        ("mailto:jane@example.org", False),
+        (None, True),
+    ],
+)
+def test_urls_that_a_browser_would_run_are_not_kept(url: str | None, kept: bool) -> None:
+    assert collect.link(url) == (url if kept else None)
 
 
 def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -56,6 +56,26 @@ def parquet_of(texts: list[str]) -> bytes:
     return packed.getvalue()
 
 
+@pytest.mark.parametrize("ending", [".zip", ".tar"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_of_one_name_have_places_of_their_own(ending: str, tmp_path: Path) -> None:
+    names = ["x.txt", "x.txt", "./x.txt", "x (2).txt", "d/x.jsonl.gz", "d/x.jsonl.gz"]
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") if ending == ".zip" else tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in names:
+            content = gzip.compress(b'{"text": "same"}\n') if name.endswith(".gz") else b"same"
+            if isinstance(archive, zipfile.ZipFile):
+                archive.writestr(name, content)
+            else:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    found = [record.place for record in records(read(file(tmp_path, f"a{ending}", packed.getvalue())))]
+    assert [place.partition("!")[2].removesuffix(":1") for place in found] == [
+        "x.txt", "x (2).txt", "x (3).txt", "x (2) (2).txt", "d/x.jsonl.gz", "d/x (2).jsonl.gz",
+    ]  # fmt: skip
+
+
 MEMBERS = {
     "./a.txt": b"one",
     "deep/b.jsonl": b'{"text": "two"}\n\n{"text": "three"}\n',

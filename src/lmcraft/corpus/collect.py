@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,7 +47,10 @@ class CollectConfig(StageConfig):
         json_schema_extra=LOCATION,
         description="Whose texts are left out: a list file, or its rules such as `domain: example.org`.",
     )
-    max_record_bytes: int = Field(50_000_000, ge=1, description="A longer record is set aside, without loading it.")
+    # An Arrow column of text holds 2 GiB.
+    max_record_bytes: int = Field(
+        50_000_000, ge=1, le=1_000_000_000, description="A longer record is set aside, without loading it."
+    )
 
     @field_validator("sources")
     @classmethod
@@ -209,19 +213,28 @@ class _Shards:
         name = self.source.source_name
         row: dict[str, Any] = {"id": documents.document_id(name, item.place, text), "text": text, "source": name}
         row |= {"path": item.place, "licence": self.source.licence, "changes": []}
-        if isinstance(item, Record) and self.removals.wants(name, row["id"], text, item.place, item.url):
+        address = item.url if isinstance(item, Record) else item.place if "://" in item.place else None
+        unwanted = self.removals.wants(name, row["id"], text, item.place, address)
+        if isinstance(item, Record) and unwanted:
             # Where it was stays on record; what it said does not.
             self.faults[REASON] += 1
-            self.removed.append(row | {"text": "", "url": item.url, "reason": REASON})
+            self.removed.append(row | {"text": "", "url": link(item.url), "reason": REASON})
             self.removed_sizes.append(len(text.encode("utf-8", "surrogatepass")))
         elif isinstance(item, Record):
             row |= {"title": item.title, "description": item.description, "topic": item.topic}
             row |= {"licence": item.licence or self.source.licence, "language": language_tag(item.language)}
-            row |= {"format": item.format, "url": item.url, "offset": item.offset, "collected_at": item.collected_at}
+            row |= {
+                "format": item.format,
+                "url": link(item.url),
+                "offset": item.offset,
+                "collected_at": item.collected_at,
+            }
             row |= {"changes": [item.note] if item.note else []}
             self.kept.append(row)
             self.characters += len(text)
         else:
+            if unwanted or self.opt_out.rule(name, item.place, address, row["id"]):
+                row["text"] = ""  # the beginning of a broken record is a text too
             row |= {"reason": item.reason, "value": item.value, "threshold": item.threshold}
             self.removed.append(row)
             self.removed_sizes.append(item.size)
@@ -252,6 +265,21 @@ class _Shards:
             "statistics": self.statistics.to_json(),
         }
         documents.write_json(self.ledger, stored)
+
+
+def link(url: str | None) -> str | None:
+    """An address as it may be shown to follow: nothing that a browser would run (`javascript:`, `data:`), no mail."""
+    scheme = _SCHEME.match(url) if url else None
+    return None if scheme and scheme[1].lower() not in _LINKS else url
+
+
+_SCHEME = re.compile(r"[\0-\x20]*([A-Za-z][A-Za-z0-9+\t\r\n-]*):(?!\d+(?:/|$))")
+"""Of an address that has one: `example.org:80/a` and `localhost:80/a` have none."""
+
+_LINK_WORDS = """
+http https ftp ftps sftp s3 gs gcs az abfs hf file git ssh svn ipfs gopher gemini doi urn
+"""
+_LINKS = frozenset(_LINK_WORDS.split())
 
 
 def language_tag(declared: str | None) -> str | None:

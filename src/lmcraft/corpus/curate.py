@@ -62,9 +62,14 @@ def run(config: CurateConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
     passes = _passes(config)
     statistics = documents.Statistics()
     reports: dict[str, Any] = {}
+    works = [
+        _Pass(number, steps, scratch, out if number == len(passes) - 1 else None, config.on_error, others)
+        for number, steps in enumerate(passes)
+    ]
+    for work in works:  # first of all, as what is missing for the last step should not come out in the end
+        work.prepare(runtime)
     with open_engine(runtime, len(shards)) as engine:
-        for number, steps in enumerate(passes):
-            work = _Pass(number, steps, scratch, out if number == len(passes) - 1 else None, config.on_error, others)
+        for work in works:
             shards, made = work.run(shards, engine, runtime)
             statistics.merge(made)
             reports |= work.reports()
@@ -145,33 +150,39 @@ class _Pass:
     def target(self, index: int) -> Path:
         return (self.out or self.folder) / f"documents-{index:05d}.parquet"
 
-    def arrays_folder(self, item: _Labelled) -> Path:
-        return self.folder / f"known-{item.label.replace(' ', '-')}"
+    def prepare(self, runtime: Runtime) -> None:
+        """Publish what steps make of their settings and the other inputs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for item in self.steps:
+            if item.step.prepare is not None and not (folder := self._place("prepared", item)).exists():
+                _store_arrays(folder, item.step.prepare(item.settings, self.inputs, runtime))
+
+    def arrays(self, item: _Labelled) -> Arrays:
+        """What a step has prepared and learnt."""
+        return {**_load_arrays(self._place("prepared", item)), **_load_arrays(self._place("learnt", item))}
+
+    def _place(self, kind: str, item: _Labelled) -> Path:
+        return self.folder / f"{kind}-{item.label.replace(' ', '-')}"
 
     def reports(self) -> dict[str, Any]:
         return {
-            item.label: item.step.report(_load_arrays(self.arrays_folder(item)), item.settings)
+            item.label: item.step.report(self.arrays(item), item.settings)
             for item in self.steps
             if item.step.report is not None
         }
 
     def _learn(self, shards: Sequence[Shard], engine: Engine, runtime: Runtime) -> None:
-        """Publish what the steps of this pass must know."""
+        """Publish what the steps of this pass must know of all documents."""
         rows = sum(documents.shard_rows(shard.path) for shard in shards)
         for item in self.steps:
-            folder = self.arrays_folder(item)
-            if folder.exists() or (item.step.prepare is None and item.step.learn is None):
+            folder = self._place("learnt", item)
+            if item.step.learn is None or folder.exists():
                 continue
-            work = self.folder / f"learn-{item.label.replace(' ', '-')}"
+            work = self._place("learn", item)
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            arrays: dict[str, np.ndarray] = {}
-            if item.step.prepare is not None:
-                arrays |= item.step.prepare(item.settings, self.inputs, runtime)
-            if item.step.learn is not None:
-                corpus = Corpus(shards, rows, self.inputs, work, engine, runtime.progress)
-                arrays |= item.step.learn(corpus, item.settings)
-            _store_arrays(folder, arrays)
+            corpus = Corpus(shards, rows, self.inputs, work, engine, runtime.progress)
+            _store_arrays(folder, item.step.learn(corpus, item.settings))
             shutil.rmtree(work)
 
 
@@ -212,7 +223,7 @@ def _run_shard(work: _Pass, shard: Shard) -> Path:
         advance(documents.shard_rows(shard.path))
         return ledger
     made = _Made(work.steps)
-    known = [Known(_load_arrays(work.arrays_folder(item)), work.inputs, label=item.label) for item in work.steps]
+    known = [Known(work.arrays(item), work.inputs, label=item.label) for item in work.steps]
     row = shard.first_row
     for batch in documents.read_shard(shard.path):
         rows = np.arange(row, row + batch.num_rows)

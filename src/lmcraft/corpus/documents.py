@@ -58,8 +58,8 @@ REMOVED_SCHEMA = pa.schema(
         pa.field("kept_id", pa.string()),
     ]
 )
-"""A removed document: its columns as they were, the step that removed it (null: it was never collected), the reason, the
-value measured, the limit it broke, and for a duplicate the id of the kept document that it resembles."""
+"""A removed document: its columns as they were, the step that removed it (null: it was never collected), the reason,
+the value measured, the limit it broke, and for a duplicate the id of the kept document that it resembles."""
 
 DIMENSIONS = ("source", "language", "topic", "licence", "format", "split")
 SAMPLES = 20

@@ -79,7 +79,9 @@ def test_a_task_that_kills_every_worker_is_given_up(name: str) -> None:
 def test_what_ray_says_of_a_lost_worker_is_one_sentence(name: str) -> None:
     exceptions = pytest.importorskip("ray.exceptions")
     kind = getattr(exceptions, name)
-    lost = kind("0" * 56, "", "") if name == "ObjectLostError" else kind() if name == "WorkerCrashedError" else kind("x")
+    lost = (
+        kind("0" * 56, "", "") if name == "ObjectLostError" else kind() if name == "WorkerCrashedError" else kind("x")
+    )
 
     class Cluster:
         def __init__(self) -> None:

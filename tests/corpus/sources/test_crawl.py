@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from lmcraft.corpus.readers.records import Fault, Record
 from lmcraft.corpus.sources.crawl import CrawlSource
+from lmcraft.corpus.sources.crawl_rules import Reservations, Robots
 from lmcraft.recipe.stage import Runtime, UserError
 
 HERE = Path(__file__).parent
@@ -152,7 +153,7 @@ def test_robots_txt_is_obeyed(site: Site, runtime: Runtime) -> None:
     assert [each.path for each in site.asked].count("/robots.txt") == 1
 
 
-@pytest.mark.parametrize("answer", [(500, {}, b""), (503, {}, b""), hang, broken_off])
+@pytest.mark.parametrize("answer", [(500, {}, b""), (503, {}, b""), (429, {}, b""), hang, broken_off])
 def test_without_an_answer_about_robots_nothing_is_asked_for(site: Site, runtime: Runtime, answer: Any) -> None:
     site.pages = {"/": links(), "/robots.txt": answer}
     with pytest.raises(UserError, match=r"1 x robots\.txt not available"):
@@ -256,6 +257,43 @@ def test_reservations_of_a_site_hold_for_the_paths_that_they_name(site: Site, ru
         "/a.pdf": "opted out of text and data mining",
     }
     assert "/poems/1" not in site.paths()
+
+
+@pytest.mark.parametrize("answer", [(500, {}, b""), (429, {}, b""), hang, (200, {}, b'[{"location": "/"},]')])
+def test_reservations_that_cannot_be_read_keep_everything_out(site: Site, runtime: Runtime, answer: Any) -> None:
+    site.pages = {"/": links(), "/.well-known/tdmrep.json": answer}
+    with pytest.raises(UserError, match="1 x text and data mining rules not known"):
+        crawled(source(site, timeout_s=0.6), runtime)
+    assert "/" not in site.paths()
+
+
+@pytest.mark.parametrize("answer", [(404, {}, b""), (200, {"Content-Type": "text/html"}, b"<!DOCTYPE html>Not found")])
+def test_a_site_without_reservations_is_read(site: Site, runtime: Runtime, answer: Any) -> None:
+    site.pages = {"/": links(), "/.well-known/tdmrep.json": answer}
+    assert paths(crawled(source(site), runtime)[0], site) == ["/"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffUser-agent: *\nDisallow: /a\n",
+        "User-agent: LMCraft/1.0\nDisallow: /a\nContent-Signal: ai-train=no\n\nUser-agent: *\nDisallow:\n",
+        "User-agent: *\nDisallow:\n\n  user-agent : lmcraft (a crawler) # us\nDisallow: /a\n",
+    ],
+)
+def test_a_byte_order_mark_or_a_version_hides_no_rule(text: str) -> None:
+    rules = Robots(200, text)
+    assert not rules.allows("https://example.org/a")
+    assert ("ai-train" in text) == (rules.opted_out("https://example.org/b") is not None)
+
+
+def test_other_crawlers_of_like_names_are_others() -> None:
+    assert Robots(200, "User-agent: lmcraft-images\nDisallow: /\n").allows("https://example.org/a")
+
+
+def test_reservations_after_a_byte_order_mark_hold() -> None:
+    found = Reservations.parse('\ufeff[{"location": "/", "tdm-reservation": 1}]')
+    assert (found.reserves("https://example.org/a"), found.unknown) == (True, "")
 
 
 def test_noindex_and_nofollow(site: Site, runtime: Runtime) -> None:

@@ -100,6 +100,16 @@ def test_repeats_of_an_earlier_balance_count_and_are_multiplied(tmp_path: Path) 
     assert abs(seen(kept, "source")["x"] - seen(kept, "source")["y"]) <= 20
 
 
+def test_two_balances_together_repeat_no_more_often_than_allowed(tmp_path: Path) -> None:
+    table = table_of(["a" * 10] * 40, source=["x"] * 40, repeats=[2] * 20 + [None] * 20)
+    settings = {"method": "unimax", "max_epochs": 2, "target": 5000}
+    kept, _, arrays = applied(BALANCE, tmp_path, [table], **settings)
+    assert {row["repeats"] or 1 for row in kept} <= {1, 2}
+    assert sum((row["repeats"] or 1) * 10 for row in kept) == arrays["bytes_after"][0] <= 2 * 400
+    less, _, _ = applied(BALANCE, tmp_path / "less", [table], max_epochs=1)
+    assert {row["repeats"] or 1 for row in less} == {1}
+
+
 def test_caps_and_documents_as_the_unit(tmp_path: Path) -> None:
     kept, _, _ = applied(BALANCE, tmp_path, [mixed()], unit="documents", max_size={"web": 700, "*": 55}, max_epochs=1.0)
     assert Counter(row["source"] for row in kept) == {"books": 55, "law": 55, "web": 700}

@@ -97,6 +97,10 @@ def test_no_documents_and_no_repetition(tmp_path: Path) -> None:
     [
         ("https://www.news.example.com/a?b", "example.com"),
         ("http://sport.bbc.co.uk:80/", "bbc.co.uk"),
+        ("https://www.ibm.de/x", "ibm.de"),
+        ("https://www.a.com.br/", "a.com.br"),
+        ("https://ann.github.io/x", "ann.github.io"),
+        ("https://www.ann.blogspot.com/x", "ann.blogspot.com"),
         ("http://192.168.1.1/x", "192.168.1.1"),
         ("http://[broken", "s/sub"),
         (None, "s/sub"),

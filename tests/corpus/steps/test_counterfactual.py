@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from shards import applied, table_of
 
-from lmcraft.corpus.steps.counterfactual import COUNTERFACTUAL, Counterfactual, Swap
+from lmcraft.corpus.step import Known
+from lmcraft.corpus.steps.counterfactual import COUNTERFACTUAL, Counterfactual, Swap, counterfactual
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,13 @@ def test_a_copy_follows_its_original_and_names_it(tmp_path: Path) -> None:
     assert (kept[1]["title"], kept[1]["changes"]) == ("Her day", ["counterfactual"])
     assert kept[0]["changes"] is None
     assert not removed
+
+
+def test_copies_of_two_such_steps_have_ids_of_their_own() -> None:
+    batch = table_of(["He came.", "She left."], language=["en", "en"]).combine_chunks().to_batches()[0]
+    once = counterfactual(batch, Counterfactual(), Known(label="counterfactual")).batch
+    twice = counterfactual(once, Counterfactual(), Known(label="counterfactual 2")).batch
+    assert len(set(twice["id"].to_pylist())) == twice.num_rows == 8
 
 
 def test_a_replacement_keeps_number_and_ids(tmp_path: Path) -> None:

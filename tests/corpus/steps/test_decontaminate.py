@@ -125,6 +125,9 @@ def test_a_cut_leaves_the_rest_as_documents_of_the_same_parent(evaluation_set: P
     assert 200 <= len(before) - len(first["text"]) <= 200 + step.LONGEST_WORD
     assert text[len(first["text"])] == " "
     assert len({first["id"], second["id"], first["parent"]}) == 3
+    assert first["path"] == f"{batch_of(['', text])['path'][1].as_py()}#char=0,{len(first['text'])}"
+    begin, end = map(int, second["path"].partition("#char=")[2].split(","))
+    assert text[begin:end] == second["text"]
     assert first["changes"] == ["cut evaluation overlap"]
     whole, small = judged.drops
     assert whole.rows.tolist() == [False, False, False, True]  # nothing is left of the last

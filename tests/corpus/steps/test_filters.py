@@ -107,6 +107,8 @@ def test_limits_may_be_changed_and_rules_left_out() -> None:
         ({"drop": {"mine": "uppercas / letters > 0.5"}}, "nearest name is 'uppercase'"),
         ({"drop": {"mine": "letters"}}, "neither true nor false"),
         ({"drop": {"mine": "letters >"}}, "is not a rule"),
+        ({"drop": {"mine": "letters > 1" + "0" * 400}}, "is larger than any that can be counted with"),
+        ({"drop": {"mine": "letters + 1" + "0" * 400 + " > -5"}}, "is larger than any that can be counted with"),
         ({"drop": {"mine": "__import__('os').system('x') == 0"}}, "has no place in a rule"),
         ({"drop": {"mine": "(lambda: 1)() > 0"}}, "has no place in a rule"),
         ({"drop": {"mine": "letters.real > 0"}}, "has no place in a rule"),

@@ -48,14 +48,15 @@ class RayEngine:
             yield self._result(running.popleft(), advanced)
 
     def _result(self, reference: Any, advanced: Callable[[float], None]) -> Any:
+        lost = self.ray.exceptions
         try:
             amount, result = self.ray.get(reference)
-        except self.ray.exceptions.WorkerCrashedError as error:
+        except (lost.WorkerCrashedError, lost.OutOfMemoryError, lost.NodeDiedError, lost.ObjectLostError) as error:
             raise UserError(
                 f"{ATTEMPTS} Ray workers died over the same piece of work (killed, often for want of memory); give the "
                 "nodes more memory and give the same command again"
             ) from error
-        except self.ray.exceptions.RayTaskError as error:
+        except lost.RayTaskError as error:
             raise error.cause from error
         advanced(amount)
         return result

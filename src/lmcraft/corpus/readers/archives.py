@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import stat
@@ -25,12 +26,13 @@ def read_zip(stream: IO[bytes], place: str, reading: Reading) -> Iterator[Item]:
     whole = seekable(stream)
     budget = _Budget(reading, whole.seek(0, io.SEEK_END))
     wanted = _Wanted(reading.members)
+    called = _Names()
     try:
         with zipfile.ZipFile(whole) as archive:
             for info in archive.infolist():
                 if info.is_dir() or not (name := _clean(info.filename)) or not wanted(name):
                     continue
-                here = f"{place}!{name}"
+                here = f"{place}!{called(name)}"
                 mode = info.external_attr >> 16
                 fault = _refused(info.filename, here, info.file_size, linked=stat.S_ISLNK(mode))
                 if fault is None and info.flag_bits & 1:
@@ -61,6 +63,7 @@ def read_tar(stream: IO[bytes], place: str, reading: Reading) -> Iterator[Item]:
     source = _Forward(stream)
     budget = _Budget(reading, None)
     wanted = _Wanted(reading.members)
+    called = _Names()
     last = place
     try:
         with tarfile.TarFile(fileobj=source, mode="r", encoding="utf-8", errors="backslashreplace") as archive:  # type: ignore[arg-type]
@@ -68,7 +71,7 @@ def read_tar(stream: IO[bytes], place: str, reading: Reading) -> Iterator[Item]:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep all
                 if info.isdir() or not (name := _clean(info.name)) or not wanted(name):
                     continue
-                here = last = f"{place}!{name}"
+                here = last = f"{place}!{called(name)}"
                 fault = _refused(info.name, here, info.size, linked=info.issym() or info.islnk())
                 if fault is None and (not info.isreg() or info.issparse()):
                     fault = Fault(here, "not a regular file", info.size)
@@ -109,6 +112,27 @@ class _Wanted:
         if not self.chosen:
             detail = f"none of its {self.seen} files matches `members: {self.pattern}`"
             yield Fault(place, "no such file in the archive", value=float(self.seen), detail=detail)
+
+
+class _Names:
+    """Names for the members of an archive, each once: it may hold several of one name, the second is `x (2).txt`."""
+
+    def __init__(self) -> None:
+        self.given: set[int] = set()  # hashes: an archive may have millions of members
+
+    def __call__(self, name: str) -> str:
+        folder, slash, file = name.rpartition("/")
+        stem, point, endings = file.partition(".")
+        number = 1
+        while (key := _short_hash(name)) in self.given:
+            number += 1
+            name = f"{folder}{slash}{stem} ({number}){point}{endings}"
+        self.given.add(key)
+        return name
+
+
+def _short_hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 class _Budget:

@@ -26,19 +26,37 @@ OPTED_OUT = "opted out of text and data mining"
 NOINDEX = "not to be indexed"
 
 
+UNKNOWN = "text and data mining rules not known"
+
+TOO_MANY_REQUESTS = 429
+
+_OUR_NAME = re.compile(rf"(?:\A|(?<=[\r\n]))([ \t]*user-agent[ \t]*:[ \t]*){AGENT}(?![a-z_-])[^#\r\n]*", re.IGNORECASE)
+
+
+def unreachable(status: int | None) -> bool:
+    """Whether a file of a site could not be had for now, which says nothing of what stands in it. None: no answer."""
+    return status is None or status >= 500 or status == TOO_MANY_REQUESTS
+
+
 class Robots:
-    """A site's robots.txt. RFC 9309, 2.3.1: absent (4xx) allows all; unreachable (5xx, no answer) forbids all."""
+    """A site's robots.txt. RFC 9309, 2.3.1: absent (4xx) allows all; unreachable (5xx, no answer) forbids all.
+
+    A site that answers 429 (too many requests) is not without rules: that also forbids all.
+    """
 
     def __init__(self, status: int | None, text: str) -> None:
         from protego import Protego
 
         self.status = status
-        self.rules = Protego.parse(text if status is not None and 200 <= status < 300 else "")
-        self.usage = _usage_rules(text) if status is not None and 200 <= status < 300 else []
+        there = status is not None and 200 <= status < 300
+        # A group is for the product token alone (RFC 9309, 2.2.1): `LMCraft/1.0` is we.
+        text = _OUR_NAME.sub(rf"\g<1>{AGENT}", text.removeprefix("\ufeff")) if there else ""
+        self.rules = Protego.parse(text)
+        self.usage = _usage_rules(text)
 
     @property
     def unreachable(self) -> bool:
-        return self.status is None or self.status >= 500
+        return unreachable(self.status)
 
     def allows(self, url: str) -> bool:
         return bool(self.rules.can_fetch(url, AGENT))
@@ -65,17 +83,31 @@ class Robots:
 
 @dataclass(frozen=True)
 class Reservations:
-    """The rules of a `/.well-known/tdmrep.json`: (path pattern, reserved)."""
+    """The rules of a `/.well-known/tdmrep.json`: (path pattern, reserved).
+
+    `unknown`: why the rules could not be read; then all is reserved, as with robots.txt.
+    """
 
     rules: tuple[tuple[str, bool], ...] = ()
+    unknown: str = ""
+
+    @staticmethod
+    def of(status: int | None, text: str) -> Reservations:
+        """Out of what a site answered. Not there (4xx, or a page where the file should be) reserves nothing."""
+        if unreachable(status):
+            return Reservations(unknown=f"tdmrep.json: status {status}" if status else "tdmrep.json: no answer")
+        return Reservations.parse(text) if status is not None and status < 300 else Reservations()
 
     @staticmethod
     def parse(text: str) -> Reservations:
-        """A file that is not JSON, or not a list of rules, reserves nothing; a rule that is none is passed over."""
+        """What is no rule is passed over. Broken JSON may have said no; a page of HTML is how some sites say 404."""
+        text = text.removeprefix("\ufeff").strip()
+        if not text or text.startswith("<"):
+            return Reservations()
         try:
             stored = json.loads(text)
         except (ValueError, RecursionError):
-            return Reservations()
+            return Reservations(unknown="tdmrep.json: not JSON")
         rules = []
         for item in stored if isinstance(stored, list) else [stored]:
             if isinstance(item, dict) and isinstance(location := item.get("location"), str):
@@ -84,6 +116,8 @@ class Reservations:
 
     def reserves(self, url: str) -> bool:
         """The longest matching pattern decides; of two of the same length the one that reserves."""
+        if self.unknown:
+            return True
         path = path_of(url)
         return max(
             ((len(where), out) for where, out in self.rules if _prefix_matches(where, path)), default=(0, False)

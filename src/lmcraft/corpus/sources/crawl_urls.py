@@ -34,8 +34,8 @@ def normalise(url: str, base: str | None = None) -> str | None:
     except (ValueError, UnicodeError):
         return None
     netloc = host if port in (None, _DEFAULT_PORTS[parts.scheme]) else f"{host}:{port}"
-    path = _without_dots(_encoded(parts.path, "/:@!$&'()*+,;=")) or "/"
-    query = _encoded(parts.query, "/:@!$&'()*+,;=?[]")
+    path = without_dots(encoded(parts.path, "/:@!$&'()*+,;=")) or "/"
+    query = encoded(parts.query, "/:@!$&'()*+,;=?[]")
     whole = urlunsplit((parts.scheme, netloc, path, query, ""))
     return whole if len(whole) <= MAX_URL_CHARACTERS else None
 
@@ -95,7 +95,9 @@ def matches(pattern: str, text: str) -> bool:
     return len(text) - len(last) >= at and text.endswith(last)
 
 
-def _encoded(text: str, allowed: str) -> str:
+def encoded(text: str, allowed: str) -> str:
+    """Percent-encoding where it is needed, in capitals; `allowed`: signs beyond the unreserved that stay."""
+
     def one(match: re.Match[str]) -> str:
         code = match[0]
         if match[1]:
@@ -106,7 +108,8 @@ def _encoded(text: str, allowed: str) -> str:
     return re.sub(rf"%([0-9A-Fa-f]{{2}})|[^A-Za-z0-9\-._~{re.escape(allowed)}]", one, text)
 
 
-def _without_dots(path: str) -> str:
+def without_dots(path: str) -> str:
+    """A path without the segments `.` and `..` (RFC 3986, 5.2.4)."""
     out: list[str] = []
     segments = path.split("/")
     for segment in segments[1:] if path.startswith("/") else segments:

@@ -20,9 +20,11 @@ from lmcraft.corpus.sources.crawl_rules import (
     NOINDEX,
     OPTED_OUT,
     ROBOTS_BYTES,
+    UNKNOWN,
     Directives,
     Reservations,
     Robots,
+    unreachable,
 )
 from lmcraft.corpus.sources.crawl_sitemaps import MAX_SITEMAP_BYTES, read_sitemap
 from lmcraft.corpus.sources.crawl_urls import Scope, normalise, origin
@@ -173,6 +175,8 @@ class Crawl:
             return Fault(url, FORBIDDEN)
         if line := site.robots.opted_out(url):
             return Fault(url, OPTED_OUT, detail=f"robots.txt: {line}")
+        if site.reservations.unknown:
+            return Fault(url, UNKNOWN, detail=f"{site.reservations.unknown}; taken for a reservation")
         if site.reservations.reserves(url):
             return Fault(url, OPTED_OUT, detail="/.well-known/tdmrep.json")
         return None
@@ -182,7 +186,7 @@ class Crawl:
         site.delay = max(self.manners.delay, Robots(*robots).delay() or 0.0)
         site.next_request = max(site.next_request, time.monotonic() + min(site.delay, self.manners.max_crawl_delay))
         facts: dict[str, Any] = {"robots": robots}
-        if robots[0] is not None and robots[0] < 500:
+        if not unreachable(robots[0]):
             facts["tdm"] = await self._small_file(site, "/.well-known/tdmrep.json", ROBOTS_BYTES)
         named = Robots(*robots).sitemaps() if self.manners.follow_sitemaps else []
         found = [address for each in named if (address := normalise(each, site.origin)) is not None]
@@ -198,8 +202,7 @@ class Crawl:
         if facts is None:
             return
         site.robots = Robots(*facts["robots"])
-        status, text = facts.get("tdm", (None, ""))
-        site.reservations = Reservations.parse(text) if status is not None and status < 300 else Reservations()
+        site.reservations = Reservations.of(*facts["tdm"]) if "tdm" in facts else Reservations()
         site.delay = max(self.manners.delay, site.robots.delay() or 0.0)
         site.met = datetime.fromisoformat(facts["at"]).timestamp()
 
@@ -210,7 +213,7 @@ class Crawl:
             for _ in range(MAX_REDIRECTS + 1):
                 response = await self._request(site, url, self.manners.timeout_s, max_bytes, truncate=True)
                 if response.status not in (301, 302, 303, 307, 308):
-                    return response.status, response.body.decode("utf-8", "replace")
+                    return response.status, response.body.decode("utf-8-sig", "replace")
                 target = normalise(response.header("location") or "", url)
                 if target is None:
                     break

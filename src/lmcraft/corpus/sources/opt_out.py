@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 import pyarrow as pa
 
 from lmcraft.corpus.documents import document_id
 from lmcraft.corpus.readers.records import Fault, Record
-from lmcraft.corpus.sources.crawl_urls import normalise
+from lmcraft.corpus.sources.crawl_urls import encoded, without_dots
 from lmcraft.recipe.stage import Source, UserError
 
 REASON = "opted out"
@@ -112,12 +113,11 @@ class OptOut:
             if path.startswith(prefix):
                 return f"path: {prefix}"
         if url and (self.domains or self.urls):
-            address = normalise(url) or url
-            if domain := self._domain(address):
+            host, address = comparable(url)
+            if domain := self._domain(host):
                 return f"domain: {domain}"
-            bare = _without_scheme(address)
             for prefix in self.urls:
-                if bare.startswith(prefix):
+                if address.startswith(prefix):
                     return f"url: {prefix}"
         return None
 
@@ -136,28 +136,63 @@ class OptOut:
         columns = (batch[name].to_pylist() for name in ("source", "path", "url", "id"))
         return [self.rule(*row) for row in zip(*columns, strict=True)]
 
-    def _domain(self, url: str) -> str | None:
-        labels = (urlsplit(url).hostname or "").split(".")
+    def _domain(self, host: str) -> str | None:
+        labels = host.split(".")
         endings = (".".join(labels[start:]) for start in range(len(labels)))
         return next((ending for ending in endings if ending in self.domains), None)
 
 
 def _checked(kind: str, value: str, where: str) -> str:
     if kind == "domain":
-        host = urlsplit(normalise(f"https://{value.removeprefix('*.')}/") or "").hostname
-        if host is None or "/" in value or ":" in value:
+        host, address = comparable(value.removeprefix("*."))
+        if address != f"{host}/" or not _HOST.fullmatch(host) or re.search(r"[/\\:@?#]", value):
             raise UserError(f"{where}: {value!r} is not a host name; for a page write `url: …`")
         return host
     if kind == "url":
-        address = normalise(value if "://" in value else f"https://{value}")
-        if address is None:
+        host, address = comparable(value)
+        if not _HOST.fullmatch(host) or not re.match(r"(?::\d+)?/", address.removeprefix(host)):
             raise UserError(f"{where}: {value!r} is not an address of a page")
-        return _without_scheme(address)
+        return address
     if kind == "id" and not re.fullmatch(r"[0-9a-f]{32}", value):
         raise UserError(f"{where}: {value!r} is not the id of a document (32 characters 0-9 a-f)")
     return value
 
 
-def _without_scheme(url: str) -> str:
-    """http and https are one address here: who opts out does not mean one of them."""
-    return url.partition("://")[2]
+_HOST = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_BEGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?/{2,}|(?:https?|ftps?):/?", re.IGNORECASE)
+_ANY_DEFAULT_PORT = re.compile(r":(?:0*(?:80|443|21))?$")
+_LONGEST_PATH = 16384
+
+
+def comparable(url: str) -> tuple[str, str]:
+    """Host, and host with port, path and query, of whatever stands for an address, in one spelling; never refused.
+
+    More forgiving than what a crawl may ask for, since the form of an address must not save a text from being left
+    out: the scheme or the lack of one, a user's name, ports of http, https and ftp, a final dot, backslashes, doubled
+    slashes, capitals in the host, its Unicode form (IDNA 2008) and how signs are encoded make no difference.
+    """
+    text = re.sub(r"[\t\r\n]", "", url).strip("".join(map(chr, range(33)))).replace("\\", "/")
+    begin = _BEGIN.match(text)
+    authority, rest = re.fullmatch(r"([^/?#]*)(.*)", text[begin.end() if begin else 0 :], re.DOTALL).groups()  # type: ignore[union-attr]
+    authority = _ANY_DEFAULT_PORT.sub("", authority.rpartition("@")[2])
+    name, port = re.fullmatch(r"(\[.*\]|[^:]*)(.*)", authority, re.DOTALL).groups()  # type: ignore[union-attr]
+    host = _host(name)
+    path, mark, query = rest.partition("#")[0][:_LONGEST_PATH].partition("?")
+    path = re.sub("/{2,}", "/", without_dots(_spelling(path, "/:@!$&'()*+,;=")) or "/")
+    return host, f"{host}{port}{path}{mark and '?'}{_spelling(query, '/:@!$&()*+,;=?[]')}"
+
+
+def _host(name: str) -> str:
+    host = unquote(name).strip(".。．｡").lower()
+    if host.isascii():
+        return host
+    import idna
+
+    try:
+        return idna.encode(host, uts46=True).decode("ascii")
+    except (idna.IDNAError, UnicodeError):
+        return unicodedata.normalize("NFKC", host)
+
+
+def _spelling(text: str, allowed: str) -> str:
+    return encoded(unicodedata.normalize("NFC", unquote(text, errors="surrogateescape")), allowed)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 ALL = 2**63 - 1
 """Hashes are below this; as a limit it takes every document."""
 
+MOST_EPOCHS = 2**31 - 1
 MOST_GROUPS = 100_000
 NAMED_REASONS = 50
 """So many groups, the largest, have a reason of removal of their own."""
@@ -98,16 +99,17 @@ def learn(corpus: Corpus, config: Balance) -> Arrays:
         raise UserError(f"{' and '.join(config.by)} make {len(names)} groups; balance takes at most {MOST_GROUPS}")
     number = {name: index for index, name in enumerate(names)}
     numbers = [np.array([number[name] for name in table["names"]], np.int64) for table in tables]
-    documents, size = (_add_up(tables, numbers, field, len(names)) for field in ("documents", "bytes"))
+    documents, size, once = (_add_up(tables, numbers, field, len(names)) for field in ("documents", "bytes", "once"))
     sizes = (size if config.unit == "bytes" else documents).astype(np.float64)
     if not sizes.sum():
         raise UserError("there are no documents left to balance; relax an earlier step")
-    wanted = _wanted(config, names, sizes, corpus.inputs)
+    wanted = _wanted(config, names, sizes, once.astype(np.float64), corpus.inputs)
     epochs = np.divide(wanted, sizes, out=np.zeros_like(sizes), where=sizes > 0)
     copies = np.floor(epochs + 1e-9)
     records = _Records([corpus.scratch / f"balance-{shard.index:05d}.bin" for shard in corpus.shards], numbers, config)
     limits = _limits(records, np.maximum(wanted - copies * sizes, 0), len(names))
-    after = _after(records, copies.astype(np.int64), limits)
+    most = np.array([min(np.ceil(value), MOST_EPOCHS) for value in _epochs(config, names)], np.int64)
+    after = _after(records, copies.astype(np.int64), limits, most)
     return {
         "groups": np.array(names),
         "documents": documents,
@@ -115,6 +117,7 @@ def learn(corpus: Corpus, config: Balance) -> Arrays:
         "wanted": wanted / wanted.sum(),
         "copies": copies.astype(np.int32),
         "limits": limits,
+        "most": most.astype(np.int32),
         **after,
     }
 
@@ -128,7 +131,7 @@ def balance(batch: pa.RecordBatch, config: Balance, known: Known) -> Judged:
     hashes = document_hashes(batch["id"], config.seed)
     times = arrays["copies"][groups] + (hashes < arrays["limits"][groups])
     before = pc.fill_null(batch["repeats"], 1).to_numpy(zero_copy_only=False).astype(np.int64)
-    repeats = times * before
+    repeats = np.minimum(times * before, arrays["most"][groups])
     drops = []
     largest = set(np.argsort(-arrays["bytes"], kind="stable")[:NAMED_REASONS].tolist())
     for name, group in sorted(zip(names, of_name.tolist(), strict=True)):
@@ -138,7 +141,7 @@ def balance(batch: pa.RecordBatch, config: Balance, known: Known) -> Judged:
             drops.append(Drop(reason, rows, hashes / ALL, float(arrays["limits"][group] / ALL)))
     unset = np.asarray(pc.is_null(batch["repeats"])) & (repeats == 1)
     changed = replace_columns(batch, {"repeats": pa.array(repeats.astype(np.int32), pa.int32(), mask=unset)})
-    return Judged(note_changes(changed, (["repeated"] if more else [] for more in times > 1)), tuple(drops))
+    return Judged(note_changes(changed, (["repeated"] if more else [] for more in repeats > before)), tuple(drops))
 
 
 def report(arrays: Arrays, config: Balance) -> dict[str, Any]:
@@ -190,7 +193,7 @@ def _measure(shard: Shard, config: Balance, scratch: Path) -> dict[str, Any]:
     from lmcraft.corpus.engine import advance
 
     names: dict[str, int] = {}
-    documents, size = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    documents, size, once = (np.zeros(0, np.int64) for _ in range(3))
     partial = scratch / f"balance-{shard.index:05d}.tmp"
     with partial.open("wb") as file:
         for _, batch in shard.batches(["id", "text", "repeats", *columns_of(config.by)]):
@@ -205,12 +208,13 @@ def _measure(shard: Shard, config: Balance, scratch: Path) -> dict[str, Any]:
             records["bytes"] = pc.binary_length(batch["text"]).to_numpy(zero_copy_only=False)
             records.tofile(file)
             grown = np.zeros(len(names) - len(documents), np.int64)
-            documents, size = np.append(documents, grown), np.append(size, grown)
+            documents, size, once = (np.append(total, grown) for total in (documents, size, once))
             np.add.at(documents, records["group"], records["times"])
             np.add.at(size, records["group"], records["times"] * records["bytes"])
+            np.add.at(once, records["group"], records["bytes"] if config.unit == "bytes" else 1)
             advance(batch.num_rows)
     partial.replace(partial.with_suffix(".bin"))
-    return {"names": list(names), "documents": documents, "bytes": size}
+    return {"names": list(names), "documents": documents, "bytes": size, "once": once}
 
 
 def _add_up(tables: Sequence[Mapping[str, Any]], numbers: Sequence[np.ndarray], field: str, groups: int) -> np.ndarray:
@@ -220,7 +224,7 @@ def _add_up(tables: Sequence[Mapping[str, Any]], numbers: Sequence[np.ndarray], 
     return total
 
 
-def _wanted(config: Balance, names: list[str], sizes: np.ndarray, inputs: Inputs) -> np.ndarray:
+def _wanted(config: Balance, names: list[str], sizes: np.ndarray, once: np.ndarray, inputs: Inputs) -> np.ndarray:
     """Size that each group shall have."""
     if config.method == "shares":
         shares = fixed_shares(sizes, names, config.by, config.shares)
@@ -235,11 +239,15 @@ def _wanted(config: Balance, names: list[str], sizes: np.ndarray, inputs: Inputs
     for setting, given in (("max_epochs", config.max_epochs), ("max_size", config.max_size)):
         if isinstance(given, dict) and (unknown := sorted(set(given) - {*names, "*"})):
             raise UserError(f"balance: {setting} names the group {unknown[0]!r}, but there are only {_some(names)}")
-    epochs = config.max_epochs if isinstance(config.max_epochs, dict) else {"*": config.max_epochs}
-    limits = sizes * np.array([epochs.get(name, epochs.get("*", np.inf)) for name in names])
+    limits = once * np.array(_epochs(config, names))  # what earlier steps repeat is not repeated so often once more
     caps = np.array([config.max_size.get(name, config.max_size.get("*", np.inf)) for name in names], np.float64)
     short = config.when_short or ("shrink" if config.method == "shares" else "fill")
     return allocate(shares, np.minimum(limits, caps), float(config.target or sizes.sum()), short)
+
+
+def _epochs(config: Balance, names: Sequence[str]) -> list[float]:
+    epochs = config.max_epochs if isinstance(config.max_epochs, dict) else {"*": config.max_epochs}
+    return [epochs.get(name, epochs.get("*", np.inf)) for name in names]
 
 
 def _mixture(config: Balance, inputs: Inputs) -> dict[str, float]:
@@ -306,14 +314,15 @@ def _limits(records: _Records, wanted: np.ndarray, groups: int) -> np.ndarray:
     return np.minimum(limits, ALL).astype(np.int64)
 
 
-def _after(records: _Records, copies: np.ndarray, limits: np.ndarray) -> dict[str, np.ndarray]:
+def _after(records: _Records, copies: np.ndarray, limits: np.ndarray, most: np.ndarray) -> dict[str, np.ndarray]:
     """What is kept and seen of each group."""
     kept, seen, size = (np.zeros(len(copies)) for _ in range(3))
     for group, hashes, _, times, nbytes in records:
         often = copies[group] + (hashes < limits[group])
         kept += np.bincount(group, often > 0, len(copies))
-        seen += np.bincount(group, often * times, len(copies))
-        size += np.bincount(group, often * times * nbytes, len(copies))
+        times = np.minimum(often * times, most[group])  # noqa: PLW2901
+        seen += np.bincount(group, times, len(copies))
+        size += np.bincount(group, times * nbytes, len(copies))
     result = {"kept": kept, "documents_after": seen, "bytes_after": size}
     return {name: values.astype(np.int64) for name, values in result.items()}
 

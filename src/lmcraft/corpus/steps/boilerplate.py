@@ -7,6 +7,7 @@ at first: a line goes if it stands in enough documents of the site, in number an
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -80,8 +81,8 @@ def boilerplate(batch: pa.RecordBatch, config: Boilerplate, known: Known) -> Jud
         place = np.minimum(np.searchsorted(removed, lines["key"]), len(removed) - 1)
         hit = removed[place] == lines["key"]
         lines, place = lines[hit], place[hit]
-        bounds = np.flatnonzero(np.diff(lines["row"], prepend=-1))
-        for start, end in zip(bounds, [*bounds[1:], len(lines)], strict=True):
+        bounds = np.append(np.flatnonzero(np.diff(lines["row"], prepend=-1)), len(lines))
+        for start, end in itertools.pairwise(bounds):
             row = int(lines["row"][start])
             text = batch["text"][row].as_py().encode()
             said: set[int] = set()
@@ -117,11 +118,24 @@ def boilerplate(batch: pa.RecordBatch, config: Boilerplate, known: Known) -> Jud
 
 BOILERPLATE = Step("boilerplate", Boilerplate, boilerplate, learn=learn)
 
+_REGISTRY_WORDS = """
+ac asso co com ed edu firm gc go gob gouv gov govt gv id ltd me mil ne net nhs nic nom or org sch school
+"""
+_REGISTRIES = frozenset(_REGISTRY_WORDS.split())
+_SHARED_HOST_NAMES = """
+github.io gitlab.io blogspot.com wordpress.com tumblr.com substack.com medium.com livejournal.com typepad.com
+weebly.com wixsite.com squarespace.com blogger.com neocities.org readthedocs.io netlify.app vercel.app pages.dev
+herokuapp.com web.app firebaseapp.com hatenablog.com over-blog.com jimdofree.com webnode.page fandom.com
+sourceforge.net
+"""
+_SHARED_HOSTS = frozenset(_SHARED_HOST_NAMES.split())
+
 
 def site_of(url: str | None, source: str, path: str) -> str:
     """The registered domain of the url, else the source and the folder in it.
 
-    A short second-level name below a country (co.uk, com.br) is taken for the registry's.
+    The registry's names below a country (co.uk, com.br) and hosts that give each user a name of their own (github.io)
+    belong to the domain; the list is short, so others are taken for one site.
     """
     try:
         host = (urlsplit(url).hostname or "") if url else ""
@@ -129,7 +143,9 @@ def site_of(url: str | None, source: str, path: str) -> str:
         host = ""
     labels = host.strip(".").split(".")
     if len(labels) >= 2 and not labels[-1].isdigit():
-        registry = len(labels) > 2 and len(labels[-1]) == 2 and (len(labels[-2]) <= 3)
+        registry = len(labels) > 2 and (
+            (len(labels[-1]) == 2 and labels[-2] in _REGISTRIES) or ".".join(labels[-2:]) in _SHARED_HOSTS
+        )
         return ".".join(labels[-3 if registry else -2 :])
     return host or f"{source}/{path.rpartition('/')[0]}"
 

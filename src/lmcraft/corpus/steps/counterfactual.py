@@ -70,7 +70,7 @@ def counterfactual(batch: pa.RecordBatch, config: Counterfactual, known: Known) 
         return Judged(batch)
     copies = batch.take(pa.array(taken))
     if config.mode == "add":
-        # A document may be copied by two such steps, and a copy by the second: its original and the step tell them apart.
+        # Two such steps may copy the same document, and the second a copy: original and step tell them apart.
         names = zip(*(copies[name].to_pylist() for name in ("source", "path", "id")), columns["text"], strict=True)
         by = known.label or COUNTERFACTUAL.name
         columns["id"] = [document_id(source, f"{path}#{by} of {name}", text) for source, path, name, text in names]

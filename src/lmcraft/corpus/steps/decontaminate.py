@@ -209,7 +209,7 @@ def _cut(
         if counting:
             spans.setdefault(row, []).extend(some)
     taken: list[int] = []
-    texts: list[str | None] = []  # None: as it was
+    texts: list[tuple[int, int] | None] = []  # begin and end of a piece; None: as it was
     shattered: list[bool] = []
     for row in range(batch.num_rows):
         pieces = _pieces(batch["text"][row].as_py(), spans[row], config.margin) if row in spans else [None]
@@ -218,13 +218,15 @@ def _cut(
         texts += [None] if keep else pieces
         shattered += [keep] if keep else [False] * len(pieces)
     rows = batch.take(pa.array(taken, pa.int64()))
-    cut = np.array([text is not None for text in texts], bool)
-    columns: dict[str, list[Any]] = {name: rows[name].to_pylist() for name in ("id", "text", "parent")}
+    cut = np.array([piece is not None for piece in texts], bool)
+    columns: dict[str, list[Any]] = {name: rows[name].to_pylist() for name in ("id", "text", "path", "parent")}
     for place in np.flatnonzero(cut).tolist():
-        text = texts[place]
-        assert text is not None
-        columns["parent"][place] = columns["id"][place]
-        columns["id"][place] = documents.document_id(rows["source"][place].as_py(), rows["path"][place].as_py(), text)
+        piece = texts[place]
+        assert piece is not None
+        text = columns["text"][place][piece[0] : piece[1]]
+        columns["path"][place] = where = f"{columns['path'][place]}#char={piece[0]},{piece[1]}"  # RFC 5147
+        columns["parent"][place] = columns["parent"][place] or columns["id"][place]
+        columns["id"][place] = documents.document_id(rows["source"][place].as_py(), where, text)
         columns["text"][place] = text
     arrays = [
         pa.array(columns[field.name], field.type) if field.name in columns else rows[field.name]
@@ -232,7 +234,7 @@ def _cut(
     ]
     pieces_batch = pa.RecordBatch.from_arrays(arrays, schema=rows.schema)
     pieces_batch = note_changes(pieces_batch, [["cut evaluation overlap"] if each else [] for each in cut.tolist()])
-    length = np.array([len(text) if text is not None else 0 for text in texts], np.float64)
+    length = np.array([piece[1] - piece[0] if piece is not None else 0 for piece in texts], np.float64)
     drops = (
         Drop(REASON, np.array(shattered, bool), highest[taken], config.min_overlap),
         Drop(LEFT_OVER, cut & (length < config.shortest_piece), length, config.shortest_piece),
@@ -240,8 +242,11 @@ def _cut(
     return Judged(pieces_batch, drops, aside)
 
 
-def _pieces(text: str, spans: list[tuple[int, int]], margin: int) -> list[str]:
-    """What stands between the spans (bytes) and `margin` characters around each; never half a word with spaces."""
+def _pieces(text: str, spans: list[tuple[int, int]], margin: int) -> list[tuple[int, int]]:
+    """Begin and end (characters) of what stands between the spans (bytes) and `margin` characters around each.
+
+    Never half a word where words have spaces between them, and no blanks at the ends.
+    """
     data = text.encode()
     places = [(len(data[:begin].decode()) - margin, len(data[:end].decode()) + margin) for begin, end in sorted(spans)]
     pieces = []
@@ -252,17 +257,19 @@ def _pieces(text: str, spans: list[tuple[int, int]], margin: int) -> list[str]:
         last = max(last, end)
     if last < len(text):
         pieces.append(_whole_words(text, last, len(text)))
-    return [piece for piece in pieces if piece]
+    return [(begin, end) for begin, end in pieces if begin < end]
 
 
-def _whole_words(text: str, begin: int, end: int) -> str:
-    """That part of the text, less the words that its ends run through (within `LONGEST_WORD` characters)."""
+def _whole_words(text: str, begin: int, end: int) -> tuple[int, int]:
+    """Begin and end of that part, less the words that its ends run through (within `LONGEST_WORD` characters)."""
     if begin > 0 and not text[begin - 1].isspace():
         begin += next((at for at, char in enumerate(text[begin : min(end, begin + LONGEST_WORD)]) if char.isspace()), 0)
     if end < len(text) and not text[end].isspace():
         tail = text[max(begin, end - LONGEST_WORD) : end][::-1]
         end -= next((at for at, char in enumerate(tail) if char.isspace()), 0)
-    return text[begin:end].strip()
+    piece = text[begin:end]
+    begin += len(piece) - len(piece.lstrip())
+    return begin, begin + len(piece.strip())
 
 
 LONGEST_WORD = 40

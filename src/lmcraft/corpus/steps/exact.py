@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 from lmcraft.corpus.engine.corpus import Corpus, advance
 from lmcraft.corpus.keeping import COLUMNS, PRIORITY, Keep, gather, ordered, priorities, removals, removed, with_earlier
 from lmcraft.corpus.step import Arrays, Judged, Known, Shard, Step
+from lmcraft.corpus.steps.split import normalised
 
 
 class Exact(Keep):
@@ -21,11 +21,6 @@ class Exact(Keep):
 
     Documents that are in an artifact given to the stage as `earlier` go as well.
     """
-
-
-def normalised(text: str) -> str:
-    """The text for comparing: NFKC, case folded, every run of white space one space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def text_keys(texts: pa.StringArray) -> np.ndarray:

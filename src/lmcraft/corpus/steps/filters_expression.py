@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import difflib
 import operator
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,6 +117,9 @@ def parse(text: str, condition: bool = True) -> Expression:
         raise ValueError(f"{text!r} is not a rule ({reason}); write it as in uppercase / letters > 0.5") from error
     if sum(1 for _ in ast.walk(tree)) > MOST_NODES:
         raise ValueError(f"an expression has at most {MOST_NODES} parts: {text[:60]!r}…")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) > sys.float_info.max:
+            raise ValueError(f"a number in {text[:60]!r}… is larger than any that can be counted with (1.8e308)")
     reader = _Reader(text)
     kind = reader.kind(tree)
     if condition and kind != "condition":

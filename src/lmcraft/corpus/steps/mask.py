@@ -1,7 +1,9 @@
 """Step `mask`: personal data becomes typed placeholders: <EMAIL>, <PHONE>, <IP>, <CARD>, <IBAN>, <NATIONAL_ID>, …
 
-What was there is written nowhere, unless the recipe says `reversible`. `benchmarks/personal_data.py` measures how much
-is found and how much is wrongly taken for personal data.
+Text, title and description are masked; url, path and topic stay as they are. This step writes nowhere what was there,
+unless the recipe says `reversible`; but what earlier steps removed or put aside, and the artifact of `collect`, are as
+they were, so it belongs before all that removes. `benchmarks/personal_data.py` measures how much is found and how much
+is wrongly taken for personal data.
 """
 
 from __future__ import annotations

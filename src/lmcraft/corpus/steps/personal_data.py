@@ -9,6 +9,7 @@ counts by itself if its own rules let few others through, and else only after it
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -66,7 +67,10 @@ def _cued(cue: re.Pattern[str] | None, text: str, start: int) -> bool:
 
 # E-mail, IP, MAC.
 
-_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
+_EMAIL = re.compile(
+    r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}"
+    r"(?:[^\W\d_]{2,24}|xn--[A-Za-z0-9-]{2,59})(?![\w-])"
+)
 _IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
 _VERSION_CUE = re.compile(
     r"(?:\bv|version|versión|release|build|firmware|kernel|section|sección|chapter|chapitre|capítulo|article|artículo"
@@ -128,6 +132,14 @@ _CARD_CUE = re.compile(
     re.IGNORECASE,
 )
 _CARD = re.compile(r"(?<![\w.,/+=-])\d(?:[ \u00a0-]?\d){11,18}(?![\w]|[.,-]\d|[ \u00a0]\d)")
+_GAP = r"[ \u00a0.\-\u2010\u2011]"
+_PRINTED_CARD = re.compile(
+    rf"(?=\d{{4}})(?<![\w.,/+=\-])(?<!\d{_GAP})(?:\d{{4}}({_GAP})\d{{4}}\1\d{{4}}\1\d{{4}}|\d{{4}}({_GAP})\d{{6}}\2\d{{4,5}}|\d{{15,16}})"
+    rf"(?![\w]|[.,\-\u2010\u2011/]\d)(?!{_GAP}\d{{4}}(?![\d/]))"
+)
+_EXPIRY = re.compile(
+    r"[^\w\n]{0,3}(?:(?:exp\w*|valid|gültig|validez)[^\d\n]{0,16})?(?:0[1-9]|1[0-2])[/-](?:20)?\d\d(?!\d)", re.I
+)
 _WALLET = re.compile(
     r"(?<![\w/])(?:bc1[02-9ac-hj-np-z]{11,71}|[13][1-9A-HJ-NP-Za-km-z]{25,34}|0x[0-9a-fA-F]{40})(?!\w)"
 )
@@ -162,6 +174,14 @@ def find_card(text: str) -> Places:
         printed = len(sizes) == 1 or (set(sizes[:-1]) == {4} and sizes[-1] <= 4) or sizes in ([4, 6, 5], [4, 6, 4])
         digits = numbers.bare(match[0])
         if printed and (numbers.is_card(digits) or (numbers.luhn(digits) and _cued(_CARD_CUE, text, match.start()))):
+            yield match.span()
+    # With other gaps, and before another number, as in "4111 1111 1111 1111 12/27": all gaps alike, or a date after it.
+    for match in _PRINTED_CARD.finditer(text):
+        digits = numbers.bare(match[0])
+        apart = len(digits) < len(match[0])
+        if not apart and not _EXPIRY.match(text, match.end()) and not _cued(_CARD_CUE, text, match.start()):
+            continue
+        if numbers.is_card(digits) or (numbers.luhn(digits) and _cued(_CARD_CUE, text, match.start())):
             yield match.span()
 
 
@@ -295,9 +315,18 @@ _NATIONAL_TWO = r"0[1-9]\d{0,3}[ \-]\d{6,8}"
 # An area code in brackets, and two groups joined by a hyphen; pairs joined by hyphens (four or five of them).
 _BRACKETED = r"\(\d{2,3}\) ?\d{3,5}-\d{3,5}"
 _PAIRS = r"\d{2}(?:-\d{2}){3,4}"
-_PHONE = re.compile(
+_FORM = (
     rf"(?<![\w+./=\-])(?<!\d,)(?:{_INTERNATIONAL}|{_NORTH_AMERICAN}|{_NATIONAL}|{_NATIONAL_TWO}|{_BRACKETED}|{_PAIRS})"
+)
+_PHONE = re.compile(
+    rf"{_FORM}"
     r"(?:\s?(?:x|ext\.?)\s?\d{2,6})?(?![\w+/=]|[.,\-–]\d|[ \u00a0\u202f]\d)"
+)
+_PHONE_BEFORE = re.compile(rf"{_FORM}(?=[ \u00a0\u202f]\Z)")
+"""The number before a number, with a blank between: by itself it could be a part of a longer one."""
+_NATIONAL_ROW = re.compile(
+    r"(?=0[1-9])(?<![\w+./=\-])(?<!\d[, \u00a0\u202f])0[1-9]\d{0,3}(?:[ \u00a0\u202f]\d{2,5}){3,24}"
+    r"(?![\w]|[.,\-–]\d|[ \u00a0\u202f]\d)"
 )
 _DIGITS = rf"\(?\+?\d(?:(?:{_SEPARATOR}|[()/]){{0,2}}\d){{6,14}}"
 _CUED_PHONE = re.compile(
@@ -316,9 +345,31 @@ _LABELLED_PHONE = re.compile(
 def find_phone(text: str) -> Places:
     if not _ENOUGH_DIGITS.search(text):
         return
-    yield from (match.span() for match in _PHONE.finditer(text) if _is_phone(match, text))
+    for match in _PHONE.finditer(text):
+        found: re.Match[str] | None = match
+        while found is not None and _is_phone(found, text):
+            yield found.span()
+            found = _PHONE_BEFORE.search(text, max(0, found.start() - 40), found.start())
+    for row in _NATIONAL_ROW.finditer(text):
+        yield from _row_of_numbers(row)
     for cued in (_CUED_PHONE, _LABELLED_PHONE):
         yield from (match.span(1) for match in cued.finditer(text) if _is_cued_phone(match[1]))
+
+
+def _row_of_numbers(row: re.Match[str]) -> Places:
+    """Several national numbers with a blank between: groups of the same lengths again and again, each from a zero."""
+    groups = [group.span() for group in re.compile(r"\d+").finditer(row.string, row.start(), row.end())]
+    sizes = [end - start for start, end in groups]
+    if _counts_up(row[0]):
+        return
+    for many in range(len(groups) // 2, 1, -1):
+        each, left = divmod(len(groups), many)
+        firsts = groups[::each]
+        if left or sizes != sizes[:each] * many or not 9 <= sum(sizes[:each]) <= 12:
+            continue
+        if all(row.string[start] == "0" and row.string[start + 1] != "0" for start, _ in firsts):
+            yield from ((start, groups[index * each + each - 1][1]) for index, (start, _) in enumerate(firsts))
+            return
 
 
 def _is_phone(match: re.Match[str], text: str) -> bool:
@@ -330,7 +381,17 @@ def _is_phone(match: re.Match[str], text: str) -> bool:
     if re.fullmatch(r"\d{3}-\d\d-\d{4}", match[0]):  # a social security number of the United States
         return False
     least = 8 if match[0][0] == "(" or match[0].count("-") > 2 else 9  # else 01.02.2003 would be one
-    return _enough(match[0], least, 19) and not _CODE_CUE.search(text, max(0, match.start() - 16), match.start())
+    return (
+        _enough(match[0], least, 19)
+        and not _counts_up(match[0])
+        and not _CODE_CUE.search(text, max(0, match.start() - 16), match.start())
+    )
+
+
+def _counts_up(text: str) -> bool:
+    """01 02 03 04: the numbers of pages or chapters."""
+    values = [int(group) for group in re.findall(r"\d+", text)]
+    return len(values) > 3 and all(right - left == 1 for left, right in itertools.pairwise(values))
 
 
 def _is_cued_phone(number: str) -> bool:

@@ -41,9 +41,11 @@ def _word(text: str) -> int:
 
 _SECRET_WORDS = np.array([_word(word) for word in ("pass", "pwd\0", "secr", "toke", "key\0", "cred")], np.uint32)
 _SECRET_MASKS = np.array([0xFFFFFFFF, 0xFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFF, 0xFFFFFFFF], np.uint32)
-_PREFIXES = ("AKIA", "ASIA", "AIza", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "gith", "glpa", "xoxa", "xoxb", "xoxe")
-_PREFIXES += ("xoxo", "xoxp", "xoxr", "xoxs", "hook", "ya29", "_liv", "_tes", "sk-\0", "hf_\0", "npm_", "pypi", "SG.\0")
-_PREFIXES += ("eyJ\0", "----")
+_PREFIXES = (
+    *("AKIA", "ASIA", "AIza", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "gith", "glpa", "xoxa", "xoxb", "xoxe"),
+    *("xoxo", "xoxp", "xoxr", "xoxs", "hook", "ya29", "_liv", "_tes", "sk-\0", "hf_\0", "npm_", "pypi", "SG.\0"),
+    *("eyJ\0", "----"),
+)
 _BEGIN_WORDS = np.array([_word(word) for word in _PREFIXES], np.uint32)
 _BEGIN_MASKS = np.array([0xFFFFFF if word[3] == "\0" else 0xFFFFFFFF for word in _PREFIXES], np.uint32)
 _PRIVATE_KEY = _word("----")

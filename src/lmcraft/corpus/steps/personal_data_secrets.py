@@ -40,6 +40,16 @@ _ASSIGNED = re.compile(
     r"[A-Za-z0-9_]{0,16}[\"'\]]{0,2}\s{0,4}(?::=|=>|=|:)\s{0,4}(?:[\"']([^\"'\s]{8,200})[\"']|([A-Za-z0-9+/_=.~-]{16,200})(?![\w(\[]))",
     re.IGNORECASE,
 )
+_PASSWORD = re.compile(
+    r"(?:password|passwd|passphrase|passcode|kennwort|passwort|contraseña|pwd)[\"']?[ \t]{0,4}[:=][ \t]{0,4}[\"']?"
+    r"([A-Za-z0-9!@#^&*+~_-]{6,64})(?![\w.(\[/:$%{}<>=-])",
+    re.IGNORECASE,
+)
+_NO_PASSWORD = re.compile(
+    r"(?:sha|md|base|utf-?|u?int|float|oauth|argon|pbkdf|bcrypt|pass(?:word|wd)?|pwd|arg|param|str|string|text|field|value|var"
+    r"|user|test|input|key|none|null|true|false)[-_]?\d*\w?|\d+[-_]?[a-z]{1,10}|\w*_\w*|[a-z]+(?:-[a-z0-9]+)+",
+    re.IGNORECASE,
+)
 _NO_SECRET = re.compile(
     r"example|sample|dummy|placeholder|changeme|your|xxxx|\*{3}|\.{3}|<|\$|\{|%|^https?:|\\|^[a-z]+(?:[._-][a-z]+)+$|^[A-Z_]+$|/.*/",
     re.IGNORECASE,
@@ -60,6 +70,17 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
             group = 1 if match[1] else 2
             if _looks_random(match[group], quoted=group == 1):
                 yield match.span(group)
+        lower = text.lower()
+        if any(word in lower for word in ("pass", "pwd", "kennwort", "contrase")):
+            for match in _PASSWORD.finditer(text):
+                if _looks_like_a_password(match[1]):
+                    yield match.span(1)
+
+
+def _looks_like_a_password(value: str) -> bool:
+    """Letters and digits mixed, and neither a placeholder nor a name or a number with its unit."""
+    mixed = any(sign.isdigit() for sign in value) and any(sign.isalpha() for sign in value)
+    return mixed and not _NO_SECRET.search(value) and not _NO_PASSWORD.fullmatch(value)
 
 
 def _looks_random(value: str, quoted: bool) -> bool:
