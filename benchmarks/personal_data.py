@@ -1,6 +1,6 @@
 """Personal data found and wrongly found, by kind, on span-labelled sentences; false alarms and speed on clean text.
 
-    .venv/bin/python benchmarks/personal_data.py --data ../shared/data --clean /tmp/data/books-classic /tmp/data/peps
+    .venv/bin/python benchmarks/personal_data.py --data ../shared/data --clean FOLDER...
 
 The labelled sentences are synthetic (presidio-research, two label sets). Their templates are split by hash into a half
 on which rules were made and a half that only reports. `exact`: kind and both ends agree. `partial`: kind agrees and the

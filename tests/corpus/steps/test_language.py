@@ -37,7 +37,7 @@ def test_a_sure_contradiction_is_removed_and_a_right_claim_is_not() -> None:
 def test_documents_that_claim_nothing_get_the_language_found() -> None:
     found = judge([(ENGLISH, None), (SPANISH, None), ("12 34 56", None)])
     assert found.batch["language"].to_pylist() == ["en", "es", None]
-    assert found.batch["changes"].to_pylist() == [["language detected"], ["language detected"], []]
+    assert found.batch["changes"].to_pylist() == [["language detected"], ["language detected"], None]
     assert (score(found.batch, "language")[:2] > 0.5).all()
 
 
