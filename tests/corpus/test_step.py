@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 from corpora import batch_of
 
-from lmcraft.corpus.step import add_score, note_changes, score
+from lmcraft.corpus.documents import SCHEMA
+from lmcraft.corpus.step import add_score, note_change, note_changes, score
 
 
 def test_scores_are_written_replaced_and_read() -> None:
@@ -32,3 +33,15 @@ def test_changes_are_noted_once() -> None:
     assert note_changes(batch, [[], []]) is batch
     noted = note_changes(note_changes(batch, [["repaired", "masked email"], []]), [["masked email"], ["cut"]])
     assert noted["changes"].to_pylist() == [["repaired", "masked email"], ["cut"]]
+
+
+def test_a_change_is_noted_once_and_only_where_it_happened() -> None:
+    changes = [None, [], ["a"], ["b", "a"], None, ["c"]]
+    columns = {"id": list("012345"), "text": ["x"] * 6, "source": ["s"] * 6, "path": ["p"] * 6, "changes": changes}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    batch = pa.RecordBatch.from_pylist(rows, SCHEMA)
+    noted = note_change(batch, "a", np.array([True, True, True, True, False, True]))
+    assert noted["changes"].to_pylist() == [["a"], ["a"], ["a"], ["b", "a"], None, ["c", "a"]]
+    part = note_change(batch.slice(3, 3), "d", np.array([False, True, True]))
+    assert part["changes"].to_pylist() == [["b", "a"], ["d"], ["c", "d"]]
+    assert note_change(batch, "a", np.zeros(6, bool)) is batch

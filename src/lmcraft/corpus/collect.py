@@ -1,7 +1,7 @@
 """Stage `collect`: sources -> documents. Every record is kept with its place, or set aside with the reason.
 
-The parts of the sources (files, mostly) are gathered into tasks of about `TASK_BYTES`, which the engine's workers read
-in parallel; how they are cut does not depend on the engine, so neither do the shards.
+The parts of the sources (files, or pieces of large ones) are gathered into tasks of about `TASK_BYTES`, which the
+engine's workers read in parallel; how they are cut does not depend on the engine, so neither do the shards.
 """
 
 from __future__ import annotations
@@ -163,6 +163,15 @@ def _run_task(
     return notes, shards.ledger
 
 
+_NONE: list[str] = []
+
+
+def _columns() -> dict[str, list[Any]]:
+    """What a source says of documents, by columns of `documents.SCHEMA`."""
+    names = ("id", "text", "title", "description", "language", "topic", "format", "path")
+    return {name: [] for name in (*names, "url", "offset", "collected_at", "licence", "changes")}
+
+
 @dataclass
 class _Shards:
     """Documents and faults on their way into shards, and the ledger that says how far the published ones reach."""
@@ -180,7 +189,7 @@ class _Shards:
     cursor: list[int] = field(default_factory=lambda: [0, 0])  # part, records of it
     kept_shards: int = 0
     removed_shards: int = 0
-    kept: list[dict[str, Any]] = field(default_factory=list)
+    kept: dict[str, list[Any]] = field(default_factory=_columns)
     removed: list[dict[str, Any]] = field(default_factory=list)
     removed_sizes: list[int] = field(default_factory=list)
     characters: int = 0
@@ -209,44 +218,61 @@ class _Shards:
                     f"{self.source.source_name}/{item}; mend or remove it, or set on_bad_record: skip to set such "
                     "records aside"
                 )
-        text = item.text if isinstance(item, Record) else item.excerpt
         name = self.source.source_name
-        row: dict[str, Any] = {"id": documents.document_id(name, item.place, text), "text": text, "source": name}
-        row |= {"path": item.place, "licence": self.source.licence, "changes": []}
-        address = item.url if isinstance(item, Record) else item.place if "://" in item.place else None
-        unwanted = self.removals.wants(name, row["id"], text, item.place, address)
-        if isinstance(item, Record) and unwanted:
+        if isinstance(item, Record):
+            self._add_record(name, item)
+            return
+        address = item.place if "://" in item.place else None
+        identity = documents.document_id(name, item.place, item.excerpt)
+        unwanted = self.removals.wants(name, identity, item.excerpt, item.place, address)
+        if unwanted or self.opt_out.rule(name, item.place, address, identity):
+            text = ""  # the beginning of a broken record is a text too
+        else:
+            text = item.excerpt
+        row = {"id": identity, "text": text, "source": name, "reason": item.reason}
+        self._remove(row | {"value": item.value, "threshold": item.threshold}, item.place, item.size)
+
+    def _add_record(self, name: str, record: Record) -> None:
+        identity = documents.document_id(name, record.place, record.text)
+        if self.removals.wants(name, identity, record.text, record.place, record.url):
             # Where it was stays on record; what it said does not.
             self.faults[REASON] += 1
-            self.removed.append(row | {"text": "", "url": link(item.url), "reason": REASON})
-            self.removed_sizes.append(len(text.encode("utf-8", "surrogatepass")))
-        elif isinstance(item, Record):
-            row |= {"title": item.title, "description": item.description, "topic": item.topic}
-            row |= {"licence": item.licence or self.source.licence, "language": language_tag(item.language)}
-            row |= {
-                "format": item.format,
-                "url": link(item.url),
-                "offset": item.offset,
-                "collected_at": item.collected_at,
-            }
-            row |= {"changes": [item.note] if item.note else []}
-            self.kept.append(row)
-            self.characters += len(text)
-        else:
-            if unwanted or self.opt_out.rule(name, item.place, address, row["id"]):
-                row["text"] = ""  # the beginning of a broken record is a text too
-            row |= {"reason": item.reason, "value": item.value, "threshold": item.threshold}
-            self.removed.append(row)
-            self.removed_sizes.append(item.size)
+            row = {"id": identity, "text": "", "source": name, "url": link(record.url), "reason": REASON}
+            self._remove(row, record.place, len(record.text.encode("utf-8", "surrogatepass")))
+            return
+        kept = self.kept
+        kept["id"].append(identity)
+        kept["text"].append(record.text)
+        kept["title"].append(record.title)
+        kept["description"].append(record.description)
+        kept["language"].append(language_tag(record.language))
+        kept["topic"].append(record.topic)
+        kept["format"].append(record.format)
+        kept["path"].append(record.place)
+        kept["url"].append(link(record.url))
+        kept["offset"].append(record.offset)
+        kept["collected_at"].append(record.collected_at)
+        kept["licence"].append(record.licence or self.source.licence)
+        kept["changes"].append([record.note] if record.note else _NONE)
+        self.characters += len(record.text)
+
+    def _remove(self, row: dict[str, Any], place: str, size: int) -> None:
+        self.removed.append(row | {"path": place, "licence": self.source.licence, "changes": []})
+        self.removed_sizes.append(size)
 
     def full(self) -> bool:
         most = self.config.shard_documents
-        return len(self.kept) >= most or len(self.removed) >= most or self.characters >= SHARD_CHARACTERS
+        return len(self.kept["id"]) >= most or len(self.removed) >= most or self.characters >= SHARD_CHARACTERS
 
     def publish(self, cursor: list[int]) -> None:
         """Write what was gathered, then the ledger: a kill in between only repeats the same shards."""
-        if self.kept:
-            table = pa.Table.from_pylist(self.kept, schema=documents.SCHEMA)
+        if count := len(self.kept["id"]):
+            columns = self.kept | {"source": [self.source.source_name] * count}
+            arrays = [
+                pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(count, field.type)
+                for field in documents.SCHEMA
+            ]
+            table = pa.Table.from_arrays(arrays, schema=documents.SCHEMA)
             documents.write_parquet(self.out / f"documents-{self.number:05d}-{self.kept_shards:05d}.parquet", table)
             self.statistics.keep(table)
             self.kept_shards += 1
@@ -255,7 +281,7 @@ class _Shards:
             documents.write_parquet(self.out / f"removed-{self.number:05d}-{self.removed_shards:05d}.parquet", table)
             self.statistics.remove(table, self.removed_sizes)
             self.removed_shards += 1
-        self.kept, self.removed, self.removed_sizes, self.characters, self.cursor = [], [], [], 0, cursor
+        self.kept, self.removed, self.removed_sizes, self.characters, self.cursor = _columns(), [], [], 0, cursor
         stored = {
             "source": self.source.source_name,
             "finished": self.finished,
@@ -269,7 +295,9 @@ class _Shards:
 
 def link(url: str | None) -> str | None:
     """An address as it may be shown to follow: nothing that a browser would run (`javascript:`, `data:`), no mail."""
-    scheme = _SCHEME.match(url) if url else None
+    if url is None:
+        return None
+    scheme = _SCHEME.match(url)
     return None if scheme and scheme[1].lower() not in _LINKS else url
 
 
@@ -295,7 +323,7 @@ def _forget_other_work(
     config: CollectConfig, tasks: Sequence[_Task], removals: Removals, opt_out: OptOut, out: Path, scratch: Path
 ) -> None:
     """Keep what an interrupted run of the same work left, and only that."""
-    parts = [[task.source, [[part.name, part.bytes] for part in task.parts]] for task in tasks]
+    parts = [[task.source, [[part.name, part.bytes, repr(part.cut)] for part in task.parts]] for task in tasks]
     kept = {"removals": [item.same() for item in removals.items], "opt_out": opt_out.digest}
     work = json.loads(json.dumps({"config": config.identity(), "tasks": parts} | kept))
     ledger = scratch / "work.json"

@@ -406,7 +406,7 @@ def _forget_other_work(scratch: Path, out: Path, config: CurateConfig, shards: S
 
 STAGE = Stage(
     name="curate",
-    version=2,
+    version=3,
     config=CurateConfig,
     inputs={
         "documents": Input(kinds=("documents",), many=True),

@@ -71,11 +71,7 @@ NONE, OTHER = "(none)", "(other)"
 
 def document_id(source: str, path: str, text: str) -> str:
     """32 hex characters that follow from where a document was found and what it says."""
-    digest = hashlib.sha256()
-    for part in (source, path, text):
-        digest.update(part.encode("utf-8"))
-        digest.update(b"\0")
-    return digest.hexdigest()[:32]
+    return hashlib.sha256(f"{source}\0{path}\0{text}\0".encode()).hexdigest()[:32]
 
 
 def read_documents(

@@ -62,6 +62,7 @@ def choose(
     members: np.ndarray,
     most: int,
     signatures: np.ndarray,
+    least: float,
     grams: np.ndarray,
     gram_first: np.ndarray,
     gram_end: np.ndarray,
@@ -74,8 +75,8 @@ def choose(
     Document r (ranks 0 to n) is in the buckets `buckets[bucket_starts[r]:bucket_starts[r + 1]]`; bucket b has room for
     its kept documents in `members[places[b]:places[b + 1]]`, and compares with the first `most` of them. `settled`
     documents are kept whatever they resemble. Agreement is that of the `signatures`, or where `grams` are given (those
-    of document r at `gram_first[r]` to `gram_end[r]`) the Jaccard similarity of the sets of n-grams. Of several kept
-    documents, the one that agrees most counts, then the first.
+    of document r at `gram_first[r]` to `gram_end[r]`) the Jaccard similarity of the sets of n-grams, which is looked at
+    when the signatures agree by `least`. Of several kept documents, the one that agrees most counts, then the first.
 
     Fills `kept` (the rank of the document it goes for, -1: stays) and `values`; gives how many buckets had no room.
     """
@@ -94,13 +95,14 @@ def choose(
                     if seen[other] == rank:
                         continue
                     seen[other] = rank
+                    value = _agreement(signatures[rank], signatures[other])
+                    if value < least:
+                        continue
                     if exact:
                         value = _jaccard(
                             grams[gram_first[rank] : gram_end[rank]],
                             grams[gram_first[other] : gram_end[other]],
                         )
-                    else:
-                        value = _agreement(signatures[rank], signatures[other])
                     if value > best or (value == best and other < chosen):
                         best, chosen = value, other
         if best >= agree:
@@ -114,6 +116,36 @@ def choose(
                 filled[bucket] += 1
                 full += filled[bucket] == most
     return full
+
+
+@numba.njit(cache=True, nogil=True)
+def worth_comparing(listed: np.ndarray, ranks: np.ndarray, signatures: np.ndarray, least: float) -> np.ndarray:
+    """Which documents (bool, by rank) share a bucket with one whose signature agrees with theirs by `least`.
+
+    `listed` and `ranks` as in `spread`. In a bucket of more than `_PAIRS` all are taken to be.
+    """
+    worth = np.zeros(len(signatures), np.bool_)
+    begin = 0
+    while begin < len(listed):
+        end = begin + 1
+        while end < len(listed) and listed[end] >= 0:
+            end += 1
+        many = end - begin > _PAIRS
+        for one in range(begin, end):
+            row = listed[one]
+            rank = ranks[~row if row < 0 else row]
+            if many:
+                worth[rank] = True
+                continue
+            for two in range(one + 1, end):
+                other = ranks[listed[two]]
+                if not (worth[rank] and worth[other]) and _agreement(signatures[rank], signatures[other]) >= least:
+                    worth[rank] = worth[other] = True
+        begin = end
+    return worth
+
+
+_PAIRS = 64
 
 
 @numba.njit(cache=True, nogil=True)

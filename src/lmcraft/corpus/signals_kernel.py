@@ -75,10 +75,10 @@ STOP_SLOTS = 64
 STOP_LONGEST = 24
 """Bytes of the longest stop word looked for."""
 
-_LETTER, _UPPER, _DIGIT, _MARK, _SPACE, _UNSPACED, _WIDE = 1, 2, 4, 8, 16, 32, 64
-_TERMINAL, _CLOSER, _CONTROL, _CODE, _QUOTE = 128, 256, 512, 1024, 2048
+LETTER_BIT, _UPPER, _DIGIT, MARK_BIT, SPACE_BIT, _UNSPACED, _WIDE = 1, 2, 4, 8, 16, 32, 64
+_TERMINAL, _CLOSER, _CONTROL, CODE_BIT, _QUOTE = 128, 256, 512, 1024, 2048
 _VOWEL, _UNENDED = 4096, 8192
-_IN_WORD = _LETTER | _DIGIT | _MARK
+_IN_WORD = LETTER_BIT | _DIGIT | MARK_BIT
 
 SHORT_LINE = 30
 """FineWeb calls a line of so many characters short; here in columns, so that a Chinese character counts for two."""
@@ -121,13 +121,13 @@ def flags() -> np.ndarray:
     """What each code point is: bits in a uint16 array of shape (0x110000,)."""
     kinds = classes()
     table = np.zeros(sys.maxunicode + 1, np.uint16)
-    table[kinds == IGNORED] = _MARK
+    table[kinds == IGNORED] = MARK_BIT
     for code in np.flatnonzero((kinds != OTHER) & (kinds != IGNORED)).tolist():
         character = chr(code)
-        bits = _LETTER if character.isalpha() else 0
+        bits = LETTER_BIT if character.isalpha() else 0
         if kinds[code] == MARK:
             # A vowel sign of an Indic script is as much of a word as the vowel letter of another.
-            bits = _MARK | (_VOWEL if "VOWEL SIGN" in unicodedata.name(character, "") else 0)
+            bits = MARK_BIT | (_VOWEL if "VOWEL SIGN" in unicodedata.name(character, "") else 0)
         elif not bits:
             bits = _DIGIT
         if character.isupper():
@@ -139,17 +139,17 @@ def flags() -> np.ndarray:
         table[code] = bits
     for first, last in _MORE_UNSPACED:
         part = table[first : last + 1]
-        part[(part & _LETTER) > 0] |= _UNSPACED
+        part[(part & LETTER_BIT) > 0] |= _UNSPACED
         if first in (0xA000, 0xA500):
             part[:] |= _WIDE
     table[_UNENDED_SCRIPTS.start : _UNENDED_SCRIPTS.stop] |= _UNENDED
     for code in range(0x3100):
         if chr(code).isspace():
-            table[code] = _SPACE
+            table[code] = SPACE_BIT
         elif unicodedata.category(chr(code)) in ("Pe", "Pf", "Pi"):
             table[code] |= _CLOSER
     for code in (*range(9), *range(14, 28), *range(127, 160), 0xFFFD):
-        if not table[code] & _SPACE:
+        if not table[code] & SPACE_BIT:
             table[code] = _CONTROL
     table[0xE000:0xF900] = _CONTROL
     for part_of in _TERMINALS.split():
@@ -160,8 +160,8 @@ def flags() -> np.ndarray:
     for character in '"”»“«」』':
         table[ord(character)] |= _QUOTE
     for character in "{}[];=<>_\\&+":
-        table[ord(character)] |= _CODE
-    table[_WORDSPACE] = _SPACE
+        table[ord(character)] |= CODE_BIT
+    table[_WORDSPACE] = SPACE_BIT
     table.flags.writeable = False
     return table
 
@@ -447,7 +447,7 @@ def count(
                 if code >= 0x80:
                     code, size = decode(data, place)
                 bits = table[code]
-                if bits & _SPACE:
+                if bits & SPACE_BIT:
                     place += size
                     characters += 1
                     spaces += 1
@@ -484,7 +484,7 @@ def count(
                         if core_begin < 0:
                             core_begin = place
                         core_end = place + size
-                        if bits & _LETTER:
+                        if bits & LETTER_BIT:
                             letters += 1
                             uppercase += (bits & _UPPER) >> 1
                             weight = 1
@@ -502,7 +502,7 @@ def count(
                             token_letters += (bits & _VOWEL) >> 12
                             if bits & _VOWEL and single:
                                 token_letters -= 1
-                        if bits & _UNSPACED or (single and not bits & _MARK):
+                        if bits & _UNSPACED or (single and not bits & MARK_BIT):
                             # One character is one piece, its marks included.
                             if piece_characters:
                                 keys[pieces] = piece_key
@@ -537,7 +537,7 @@ def count(
                             ended_at = place + size
                         elif bits & _CLOSER and ended_at == place:
                             ended_at = place + size
-                        if bits & _CODE:
+                        if bits & CODE_BIT:
                             code_marks += 1
                             line_curly += code == 123
                         if code == 46:
@@ -563,7 +563,7 @@ def count(
                     if code >= 0x80:
                         code, size = decode(data, place)
                     bits = table[code]
-                    if bits & _SPACE:
+                    if bits & SPACE_BIT:
                         break
                 last_byte = data[place - 1]
                 keys[pieces] = piece_key
@@ -588,14 +588,14 @@ def count(
                 if not seen & _UNSPACED:
                     line_sentences += ended_at == place
                     tokens += 1
-                    letter_tokens += seen & _LETTER > 0
+                    letter_tokens += seen & LETTER_BIT > 0
                     if seen & _IN_WORD:
                         words += 1
                         word_letters += token_letters
                 elif token_letters:
                     tokens += 1
                     words += 1
-                    letter_tokens += seen & _LETTER > 0
+                    letter_tokens += seen & LETTER_BIT > 0
                     word_letters += token_letters
                 if core_begin >= 0:
                     core = core_end - core_begin
@@ -795,7 +795,7 @@ def clean_lines(
                     code, size = decode(data, place)
                 bits = table[code]
                 characters += 1
-                if bits & _SPACE:
+                if bits & SPACE_BIT:
                     token = 0
                     wordspaces += code == _WORDSPACE
                 else:

@@ -120,6 +120,23 @@ def note_changes(batch: pa.RecordBatch, changes: Iterable[Iterable[str]]) -> pa.
     return replace_columns(batch, {"changes": pa.array(noted, batch.schema.field("changes").type)})
 
 
+def note_change(batch: pa.RecordBatch, name: str, rows: np.ndarray) -> pa.RecordBatch:
+    """Add the name of a change to the column `changes` of some rows (bool, one a row) that do not have it."""
+    if not rows.any():
+        return batch
+    old = batch["changes"]
+    names, owners = old.flatten(), pc.list_parent_indices(old).to_numpy()
+    rows = rows.copy()
+    rows[owners[pc.equal(names, name).to_numpy(zero_copy_only=False)]] = False
+    sizes = pc.fill_null(pc.list_value_length(old), 0).to_numpy()
+    order = np.insert(np.arange(len(names)), np.cumsum(sizes)[rows], len(names))
+    offsets = np.append(0, np.cumsum(sizes + rows)).astype(np.int32)
+    none = np.append(pc.is_null(old).to_numpy(zero_copy_only=False) & ~rows, False)
+    values = pa.concat_arrays([names, pa.array([name], names.type)]).take(pa.array(order))
+    column = pa.ListArray.from_arrays(pa.array(offsets, mask=none), values)
+    return replace_columns(batch, {"changes": column.cast(batch.schema.field("changes").type)})
+
+
 def characters(batch: pa.RecordBatch) -> np.ndarray:
     """Length of each text in characters (int64)."""
     return pc.utf8_length(batch["text"]).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -282,6 +282,10 @@ def _words(
     starts: np.ndarray,
 ) -> int:
     """Fill `hashes`, `starts` and, unless they are empty, `begin` and `end`; give the number of words."""
+    ascii_steps = np.zeros(128, np.uint64)  # what an ASCII character adds to the hash of its word; 0: it parts words
+    for character in range(128):
+        if kinds[character] == WORD:
+            ascii_steps[character] = folds[character] + 1
     spans = len(begin) > 0
     count = 0
     for document in range(len(offsets) - 1):
@@ -292,10 +296,32 @@ def _words(
         value = np.uint64(0)
         last = first
         while place < stop:
-            code = int(data[place])
-            size = 1
-            if code >= 0x80:
-                code, size = decode(data, place)
+            byte = data[place]
+            if byte < 0x80:  # most text: letters of a run at once, and nothing but letters, digits and what parts them
+                step_in = ascii_steps[byte]
+                if step_in:
+                    if not inside:
+                        value = np.uint64(0)
+                        inside = True
+                        if spans:
+                            begin[count] = place - first
+                    while step_in:
+                        value = (value + step_in) * _BASE
+                        place += 1
+                        if place == stop or data[place] >= 0x80:
+                            break
+                        step_in = ascii_steps[data[place]]
+                    last = place
+                    continue
+                place += 1
+                if inside:
+                    hashes[count] = splitmix(value)
+                    if spans:
+                        end[count] = last - first
+                    count += 1
+                    inside = False
+                continue
+            code, size = decode(data, place)
             kind = kinds[code]
             if kind in (WORD, SINGLE) or (kind == MARK and inside):
                 if inside and kind == SINGLE:

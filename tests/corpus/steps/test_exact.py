@@ -12,9 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lmcraft.corpus import documents
+from lmcraft.corpus.normalised import normalised
 from lmcraft.corpus.step import Known
 from lmcraft.corpus.steps import exact
-from lmcraft.corpus.steps.exact import Exact, normalised, text_keys
+from lmcraft.corpus.steps.exact import Exact, text_keys
 
 
 def judged(folder: Path, config: Exact, *batches: pa.RecordBatch, **inputs: object) -> dict[str, str]:

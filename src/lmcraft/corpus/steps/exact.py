@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from lmcraft.corpus.engine.corpus import Corpus, advance
 from lmcraft.corpus.keeping import COLUMNS, PRIORITY, Keep, gather, ordered, priorities, removals, removed, with_earlier
+from lmcraft.corpus.normalised import normalised_texts
 from lmcraft.corpus.step import Arrays, Judged, Known, Shard, Step
-from lmcraft.corpus.steps.split import normalised
 
 
 class Exact(Keep):
@@ -27,12 +27,8 @@ def text_keys(texts: pa.StringArray) -> np.ndarray:
     """128 bits of hash of each normalised text, as two uint64: shape (n, 2)."""
     from lmcraft.corpus.words import hash_text, utf8
 
-    plain = pc.string_is_ascii(texts).to_numpy(zero_copy_only=False).astype(bool)
-    if not plain.all():  # the compiled pass below knows what normalising does to ASCII
-        values = texts.to_pylist()
-        for row in np.flatnonzero(~plain).tolist():
-            values[row] = normalised(values[row])
-        texts = pa.array(values, pa.string())
+    if pc.any(pc.invert(pc.string_is_ascii(texts))).as_py():  # the pass below knows what normalising does to ASCII
+        texts = pa.array(list(normalised_texts(texts)), pa.binary())
     return hash_text(*utf8(texts))
 
 

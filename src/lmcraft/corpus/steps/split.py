@@ -6,15 +6,17 @@ It is the last step of every `curate`, so it has no name in a recipe; its settin
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from lmcraft.corpus.engine.corpus import Corpus, advance
+from lmcraft.corpus.normalised import normalised, normalised_texts
 from lmcraft.corpus.step import Arrays, Judged, Known, Shard, Step, replace_columns
 from lmcraft.recipe.stage import StageConfig
+
+_SPLIT = b"split\0"
 
 
 class Split(StageConfig):
@@ -40,14 +42,17 @@ def split(batch: pa.RecordBatch, config: Split, known: Known) -> Judged:
 
 def split_hash(text: str) -> int:
     """A uint64 that depends on nothing but what the text says, so that a text is held out wherever it turns up."""
-    return int.from_bytes(hashlib.sha256(b"split\0" + normalised(text).encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(_SPLIT + normalised(text).encode()).digest()[:8], "big")
 
 
-def normalised(text: str) -> str:
-    """The text for comparing: NFKC, case folded, every run of white space one space."""
-    if text.isascii():
-        return " ".join(text.lower().split())
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+def split_hashes(texts: pa.StringArray) -> np.ndarray:
+    """`split_hash` of each text (uint64)."""
+    found = np.empty(len(texts), np.uint64)
+    for row, content in enumerate(normalised_texts(texts)):
+        digest = hashlib.sha256(_SPLIT)
+        digest.update(content)
+        found[row] = int.from_bytes(digest.digest()[:8], "big")
+    return found
 
 
 def held_out(hashes: np.ndarray, fraction: float, minimum: int) -> np.ndarray:
@@ -76,7 +81,7 @@ def _hashes(shard: Shard, family: Path) -> np.ndarray:
     parents = np.load(family, allow_pickle=False)
     found = [np.empty(0, np.uint64)]
     for _, batch in shard.batches(["id", "parent", "text"]):
-        hashes = np.array([split_hash(text) for text in batch["text"].to_pylist()], np.uint64)
+        hashes = split_hashes(batch["text"])
         if len(parents):
             heads = zip(batch["parent"].to_pylist(), batch["id"].to_pylist(), strict=True)
             ids = np.array([split_hash(parent or own) for parent, own in heads], np.uint64)
