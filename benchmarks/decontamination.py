@@ -38,6 +38,7 @@ from lmcraft.corpus.overlap import find, gram_table, overlaps
 from lmcraft.corpus.step import Known
 from lmcraft.corpus.steps.decontaminate import Decontaminate, by_set, decontaminate, prepare
 from lmcraft.corpus.words import words
+from lmcraft.intervals import proportion
 from lmcraft.recipe.stage import Runtime
 
 DOCUMENT_CHARACTERS = 3000
@@ -76,7 +77,7 @@ def planted(options: argparse.Namespace) -> None:
     print(f"{len(texts)} items of {len(sets)} sets, {len(table['keys'])} {options.ngram}-grams; {len(hosts)} hosts")
     for least in (0.0, 0.1, 0.25, 0.5):
         flagged = sum(share > 0 and share >= least for share in touched)
-        low, high = wilson(flagged, len(hosts))
+        _, low, high, _ = proportion(flagged, len(hosts))
         print(f"  hosts flagged with nothing planted at min_overlap {least}: {flagged} ({low:.2%} to {high:.2%})")
     kinds: dict[str, Callable[[str], str]] = {
         "verbatim": lambda text: text,
@@ -101,7 +102,7 @@ def planted(options: argparse.Namespace) -> None:
         cells = []
         for least in (0.0, 0.1, 0.25, 0.5):
             hits = int(((shares > 0) & (shares >= least)).sum())
-            low, high = wilson(hits, len(chosen))
+            _, low, high, _ = proportion(hits, len(chosen))
             cells.append(f"{hits / len(chosen):.3f} ({low:.2f}-{high:.2f})")
         print(f"{name:34} {len(chosen):5}   {'  '.join(cells)}   {shares.mean():.2f}")
 
@@ -382,13 +383,6 @@ def examples(out: Path) -> None:
     rows.sort(key=lambda row: (-row["share"], -row["item_grams"]))
     for row in rows[:8]:
         print(f"    {row['set']}: {row['share']:.0%} of {row['item_grams']}: {' '.join(row['excerpt'].split())[:120]}")
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95% interval of a proportion (Wilson, 1927)."""
-    z, p = 1.96, hits / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
 def cpu(work: Callable[[], Any]) -> float:

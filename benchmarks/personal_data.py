@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 import re
 import tarfile
@@ -27,6 +26,7 @@ from lmcraft.corpus.documents import BATCH_BYTES, SCHEMA
 from lmcraft.corpus.step import Known
 from lmcraft.corpus.steps.mask import DEFAULT_KINDS, Mask, mask
 from lmcraft.corpus.steps.personal_data import Kind, find, without_overlaps
+from lmcraft.intervals import proportion
 
 LABELS: dict[str, Kind] = {
     "PHONE_NUMBER": "phone",
@@ -60,11 +60,11 @@ def main() -> None:
             recall = count["overlapped"] / max(count["n"], 1)
             f1 = 2 * precision * recall / ((precision + recall) or 1)
             cells = [
-                wilson(count["found that overlap"], count["found"]),
-                wilson(count["overlapped"], count["n"]),
+                interval(count["found that overlap"], count["found"]),
+                interval(count["overlapped"], count["n"]),
                 f"{f1:.3f}",
-                wilson(count["exact"], count["found"]),
-                wilson(count["exact"], count["n"]),
+                interval(count["exact"], count["found"]),
+                interval(count["exact"], count["n"]),
             ]
             print(f"| {kind} | {count['n']} | {count['found']} | {' | '.join(cells)} |")
     for folder in chosen.clean:
@@ -115,14 +115,11 @@ def counted(sentences: list[dict[str, Any]], kinds: list[Kind], model: str | Non
     return {kind: counts[kind] for kind in kinds}
 
 
-def wilson(hits: int, n: int) -> str:
+def interval(hits: int, n: int) -> str:
     if not n:
         return "-"
-    z = 1.96
-    share = hits / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return f"{share:.3f} ({middle - half:.3f}-{middle + half:.3f})"
+    share, low, high, _ = proportion(hits, n)
+    return f"{share:.3f} ({low:.3f}-{high:.3f})"
 
 
 def alarms(folder: Path) -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lmcraft.evaluation.statistics import compare, mean, proportion, ratio
+from lmcraft.evaluation.statistics import compare, mean, ratio
+from lmcraft.intervals import proportion
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,15 @@ from typing import Any
 
 import numpy as np
 
-Z95 = 1.959963984540054
+from lmcraft.intervals import Z95, proportion
 
 
 def share(hits: int, n: int) -> dict[str, Any]:
     """A proportion with Wilson's 95% interval (Wilson, 1927); of nothing: nulls, not zeros."""
     if n == 0:
         return {"value": None, "low": None, "high": None, "n": 0}
-    p, z2 = hits / n, Z95 * Z95
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    low = 0.0 if hits == 0 else middle - half
-    high = 1.0 if hits == n else middle + half
-    return {"value": _short(p), "low": _short(low), "high": _short(high), "n": n}
+    value, low, high, _ = proportion(hits, n)
+    return {"value": _short(value), "low": _short(low), "high": _short(high), "n": n}
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> dict[str, Any]:

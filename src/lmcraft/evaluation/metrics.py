@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmcraft.evaluation.scoring import exact_match, token_f1
-from lmcraft.evaluation.statistics import Estimate, mean, proportion, ratio
+from lmcraft.evaluation.statistics import mean, ratio
+from lmcraft.intervals import Estimate, proportion
 from lmcraft.recipe.stage import UserError
 
 TEXT_TASK = "held-out text"

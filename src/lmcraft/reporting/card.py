@@ -53,7 +53,7 @@ def model_card(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": count, "size": size, "percent": percent, "cell": _cell}
+    environment.filters |= {"count": count, "size": size, "percent": percent, "cell": cell}
     stages = {record.stage for record in records.values()}
     body = environment.get_template("model_card.md.jinja").render(
         name=name,
@@ -179,7 +179,7 @@ def _row(metric: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     """Text for one cell or line of Markdown: no line breaks, no markup."""
     text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{c}" if c in "\\`*_[]|~" else c for c in text)

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lmcraft.corpus.documents import NONE, OTHER
 from lmcraft.recipe.stage import count
-from lmcraft.reporting.card import _cell
+from lmcraft.reporting.card import cell
 from lmcraft.reporting.croissant import Naming, languages
 from lmcraft.reporting.page import percent, size
 
@@ -174,7 +174,7 @@ def data_card(naming: Naming, facts: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": count, "size": size, "percent": percent, "cell": _cell}
+    environment.filters |= {"count": count, "size": size, "percent": percent, "cell": cell}
     body = environment.get_template("data_card.md.jinja").render(
         metadata=yaml.safe_dump(
             {key: value for key, value in metadata.items() if value is not None},
