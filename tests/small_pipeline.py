@@ -126,13 +126,15 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def launched(folder: Path, orders: Mapping[str, Any], *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def launched(
+    folder: Path, orders: Mapping[str, Any], *arguments: str, given: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[str]]:
     """`lmcraft ARGUMENTS` under the launcher, in a process group of its own that does not outlive the block."""
     process = subprocess.Popen(
         [sys.executable, str(LAUNCHER), json.dumps(orders), *arguments],
         cwd=folder,
         env=environment(),
-        stdin=subprocess.DEVNULL,
+        stdin=given,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

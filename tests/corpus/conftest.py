@@ -15,7 +15,7 @@ from lmcraft.recipe.stage import Runtime
 
 @pytest.fixture
 def runtime(tmp_path: Path) -> Runtime:
-    return Runtime(cache=tmp_path / "cache", scratch=None)
+    return Runtime(workers=1, cache=tmp_path / "cache", scratch=None)
 
 
 @pytest.fixture

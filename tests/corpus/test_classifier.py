@@ -43,7 +43,7 @@ def artifact(folder: Path, texts: list[str], shards: int = 1, **columns: list[An
 
 def train(out: Path, inputs: dict[str, Any], **settings: Any) -> Path:
     config = ClassifierConfig.model_validate({"bits": 14, **settings})
-    run(config, inputs, out, Runtime(cache=out.parent))
+    run(config, inputs, out, Runtime(workers=1, cache=out.parent))
     return out
 
 

@@ -61,12 +61,14 @@ def test_everything_is_kept_or_removed_for_a_reason(documents: Path, curated: Ma
 def test_a_killed_run_continues_to_the_same_bytes(documents: Path, tmp_path: Path) -> None:
     config = curate.CurateConfig()
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    curate.run(config, {"documents": documents}, whole, Runtime(scratch=tmp_path / "other"))
+    curate.run(config, {"documents": documents}, whole, Runtime(workers=1, scratch=tmp_path / "other"))
     kills = 0
     for reports in range(2, 40):
         try:
             progress = KillingProgress(reports)
-            curate.run(config, {"documents": documents}, killed, Runtime(scratch=tmp_path / "s", progress=progress))
+            curate.run(
+                config, {"documents": documents}, killed, Runtime(workers=1, scratch=tmp_path / "s", progress=progress)
+            )
         except Killed:
             kills += 1
         else:

@@ -8,6 +8,9 @@ Usage: launcher.py ORDERS ARGUMENT... with ORDERS a JSON object:
   full       a list of [step in the making, bytes]: one run after the other in the same process, and in each no file
              of that step can grow beyond so many bytes, as on a full disk; then one run without. Prints a JSON line
              a run: its exit code and what it said on standard error.
+  serve      read orders from standard input, a JSON line each, and do each in a process forked from this one, which has
+             everything imported. Two more are known there: `seconds` (SIGKILL so long after the beginning of the step
+             named `step`). Prints a JSON line each as above; the code is negative when a signal ended the process.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import lmcraft.training.loop
@@ -96,9 +100,46 @@ def run_on_full_disks(limits: list[tuple[str | None, int]], arguments: list[str]
     return 0
 
 
+def serve(arguments: list[str]) -> int:
+    for line in sys.stdin:
+        orders = json.loads(line)
+        receive, send = os.pipe()
+        child = os.fork()
+        if not child:
+            os.setpgid(0, 0)
+            os.dup2(send, 2)
+            os.close(receive)
+            sys.addaudithook(Watch(orders))
+            os._exit(main(arguments))
+        os.close(send)
+        print(json.dumps(watch_child(child, receive, orders)), flush=True)
+    return 0
+
+
+def watch_child(child: int, receive: int, orders: dict[str, object]) -> dict[str, object]:
+    """Hear what a child says until it ends, and kill its group when the time has come."""
+    seconds = orders.get("seconds")
+    timer = threading.Timer(float(str(seconds)) if seconds is not None else 0, os.killpg, [child, signal.SIGKILL])
+    said = []
+    with open(receive, encoding="utf-8") as errors:
+        for line in errors:
+            said.append(line)
+            if seconds is not None and line.rstrip().endswith(f"] {orders['step']}"):
+                timer.start()
+    timer.cancel()
+    _, status = os.waitpid(child, 0)
+    return {"code": os.waitstatus_to_exitcode(status), "said": "".join(said)}
+
+
 if __name__ == "__main__":
     orders = json.loads(sys.argv[1])
     lmcraft.training.loop.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
+    if "serve" in orders:
+        import lmcraft.stages
+
+        for stage in lmcraft.stages.STAGES.values():
+            assert stage.run
+        sys.exit(serve(sys.argv[2:]))
     if "full" in orders:
         sys.exit(run_on_full_disks(orders["full"], sys.argv[2:]))
     watch = Watch(orders)

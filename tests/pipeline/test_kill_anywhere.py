@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import json
 import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,29 +51,23 @@ def draw_kills(run: SmallRun, seed: int) -> list[Kill]:
     return kills
 
 
-def run_and_kill(folder: Path, kill: Kill, run: SmallRun) -> str:
-    """Start the run, kill its process group at the given moment, return what it said."""
-    orders = {"target": run.manifests[kill.step]["key"][:16], "operation": kill.operation, "publish": kill.publish}
-    with launched(folder, orders, "run", "recipes/quickstart.yaml") as process:
-        said: list[str] = []
-        timer = threading.Timer(kill.seconds or 0, _kill_group, [process])
-        assert process.stderr is not None
-        for line in process.stderr:
-            said.append(line)
-            if kill.seconds is not None and line.rstrip().endswith(f"] {kill.step}"):
-                timer.start()
-        process.wait(timeout=120)
-        timer.cancel()
-    text = "".join(said)
-    if process.returncode == 0:  # the step had another key: something above it came out otherwise
+def run_and_kill(server: subprocess.Popen[str], kill: Kill, run: SmallRun, folder: Path) -> str:
+    """Have the run started and killed at the given moment, return what it said."""
+    orders = {
+        "target": run.manifests[kill.step]["key"][:16],
+        "step": kill.step,
+        "operation": kill.operation,
+        "seconds": kill.seconds,
+        "publish": kill.publish,
+    }
+    assert server.stdin is not None and server.stdout is not None
+    server.stdin.write(json.dumps(orders) + "\n")
+    server.stdin.flush()
+    ended = json.loads(server.stdout.readline())
+    if ended["code"] == 0:  # the step had another key: something above it came out otherwise
         compare(run.manifests, read_manifests(folder))
-    assert process.returncode == -signal.SIGKILL, f"{kill} ended with {process.returncode}:\n{text}"
-    return text
-
-
-def _kill_group(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+    assert ended["code"] == -signal.SIGKILL, f"{kill} ended with {ended['code']}:\n{ended['said']}"
+    return str(ended["said"])
 
 
 def unfinished(folder: Path, run: SmallRun) -> str | None:
@@ -94,10 +87,11 @@ def test_twenty_kills_in_all_stages_change_no_artifact(small_run: SmallRun, tmp_
     kills = draw_kills(small_run, SEED)
     hit: list[str | None] = []
     resumed = 0
-    for kill in kills:
-        said = run_and_kill(folder, kill, small_run)
-        resumed += "resuming at step" in said
-        hit.append(unfinished(folder, small_run))
+    with launched(folder, {"serve": True}, "run", "recipes/quickstart.yaml", given=subprocess.PIPE) as server:
+        for kill in kills:
+            said = run_and_kill(server, kill, small_run, folder)
+            resumed += "resuming at step" in said
+            hit.append(unfinished(folder, small_run))
     assert len(kills) >= 20
     assert set(small_run.manifests) <= set(hit), f"no kill in {set(small_run.manifests) - set(hit)}"
     assert resumed, "no training went on from a checkpoint"

@@ -31,7 +31,12 @@ def _artifact(folder: Path, texts: list[str], parts: int = 1) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ngrams")
-    run(NgramsConfig(), {"documents": [_artifact(folder / "texts", TEXTS)]}, folder / "model", Runtime(cache=folder))
+    run(
+        NgramsConfig(),
+        {"documents": [_artifact(folder / "texts", TEXTS)]},
+        folder / "model",
+        Runtime(workers=1, cache=folder),
+    )
     return folder / "model"
 
 
@@ -82,7 +87,7 @@ def test_a_document_is_scored_by_itself(model: Path) -> None:
 
 def test_the_model_does_not_depend_on_order_or_shards(tmp_path: Path, model: Path) -> None:
     other = _artifact(tmp_path / "texts", TEXTS[::-1], parts=3)
-    run(NgramsConfig(), {"documents": [other]}, tmp_path / "model", Runtime(cache=tmp_path))
+    run(NgramsConfig(), {"documents": [other]}, tmp_path / "model", Runtime(workers=1, cache=tmp_path))
     assert contents(tmp_path / "model") == contents(model)
 
 
@@ -100,7 +105,7 @@ def test_the_draw_is_bounded(tmp_path: Path) -> None:
         NgramsConfig(sample_bytes=4000, heldout=0.3),
         {"documents": [texts]},
         tmp_path / "model",
-        Runtime(cache=tmp_path),
+        Runtime(workers=1, cache=tmp_path),
     )
     told = json.loads((tmp_path / "model" / "ngrams.json").read_text())
     assert told["counted"]["bytes"] + told["heldout"]["bytes"] <= 4000
@@ -135,6 +140,11 @@ def test_what_is_missing_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no n-gram model"):
         Ngrams.load(tmp_path)
     with pytest.raises(UserError, match="give more documents"):
-        run(NgramsConfig(), {"documents": [_artifact(tmp_path / "t", ["a"])]}, tmp_path / "m", Runtime(cache=tmp_path))
+        run(
+            NgramsConfig(),
+            {"documents": [_artifact(tmp_path / "t", ["a"])]},
+            tmp_path / "m",
+            Runtime(workers=1, cache=tmp_path),
+        )
     with pytest.raises(ValueError, match="min must not be more"):
         Perplexity(min=3, max=2)

@@ -33,7 +33,7 @@ def _trained(folder: Path, name: str, *kinds: tuple[str, ...]) -> Path:
         folder / f"{name}-texts" / "documents-00000.parquet", documents.pa.Table.from_batches([batch])
     )
     config = ClassifierConfig(name=name, label="topic", bits=12)
-    run(config, {"documents": [folder / f"{name}-texts"]}, folder / name, Runtime(cache=folder))
+    run(config, {"documents": [folder / f"{name}-texts"]}, folder / name, Runtime(workers=1, cache=folder))
     return folder / name
 
 
