@@ -210,6 +210,8 @@ def test_a_folder_left_by_other_settings_is_not_continued(tmp_path: Path, collec
         ("*.txt", ["a.txt"], ["b/a.txt", "atxt"]),
         ("b/**/*.txt", ["b/a.txt", "b/c/a.txt"], ["a.txt", "b/a.md"]),
         ("[a].txt", ["[a].txt"], ["a.txt"]),
+        ("**/{test/*.csv,*.tar.?z}", ["test/a.csv", "b/test/a.csv", "a.tar.xz"], ["dev/a.csv", "a.tar"]),
+        ("{a}.{txt,md}", ["{a}.txt", "{a}.md"], ["a.txt"]),
     ],
 )
 def test_patterns(pattern: str, matching: list[str], other: list[str]) -> None:

@@ -189,6 +189,44 @@ def test_the_users_word_on_the_format_goes_before_the_name(tmp_path: Path) -> No
     assert read(path, format="code")[0] == Record("a.conf", "# Rivers\n\nThey flow.", format="code")
 
 
+def test_records_inside_json_are_named_by_their_paths(tmp_path: Path) -> None:
+    questions = [{"question": "Who?", "answers": []}, {"question": "Why?"}, {"question": 7}, "and a text", 8]
+    nested = {"version": "1", "data": [{"paragraphs": [{"context": "A river.", "qas": questions}]}, {"title": "empty"}]}
+    for name, place in (("a.json", "a.json"), ("a.jsonl", "a.jsonl:1")):
+        path = file(tmp_path, name, lines(nested))
+        columns = Columns(text="question")
+        items = read(path, columns=columns, records=("data", "*", "paragraphs", "*", "qas", "*"))
+        assert [(item.place, item.text if isinstance(item, Record) else item.reason) for item in items] == [
+            (f"{place}#data.1.paragraphs.1.qas.1", "Who?"),
+            (f"{place}#data.1.paragraphs.1.qas.2", "Why?"),
+            (f"{place}#data.1.paragraphs.1.qas.3", "text is not a string"),
+            (f"{place}#data.1.paragraphs.1.qas.4", "and a text"),
+            (f"{place}#data.1.paragraphs.1.qas.5", "not a JSON object"),
+        ]
+        assert fault(read(path, columns=columns, records=("data", "*", "qas"))).reason == "no records in JSON"
+        assert (
+            fault(read(path, columns=columns, records=("data", "*", "paragraphs", "*"))).reason == "no records in JSON"
+        )
+
+
+def test_a_line_a_document(tmp_path: Path) -> None:
+    items = read(
+        file(tmp_path, "a.txt.dev", b"\xef\xbb\xbfone\r\n \ncaf\xe9\nfour and too long\nfive"),
+        format="lines",
+        max_record_bytes=10,
+    )
+    assert [(item.place, item.text if isinstance(item, Record) else item.reason) for item in items] == [
+        ("a.txt.dev:1", "one"),
+        ("a.txt.dev:3", "invalid UTF-8"),
+        ("a.txt.dev:4", "record too long"),
+        ("a.txt.dev:5", "five"),
+    ]
+    latin = read(file(tmp_path, "b.txt", b"caf\xe9\n\x81"), format="lines", encoding="cp1252")
+    assert latin[0] == Record("b.txt:1", "caf\u00e9", offset=0)
+    assert fault(latin).reason == "undecodable text"
+    assert fault(read(file(tmp_path, "c.txt", b"\0\0\n"), format="lines")).reason == "binary file"
+
+
 def test_code_is_read_only_when_the_pattern_asks_for_it(tmp_path: Path) -> None:
     path = file(tmp_path, "a.py", b"x = 1\n")
     assert fault(read(path)).reason == "unknown format"

@@ -347,7 +347,7 @@ class _Notes(Progress):
 
 STAGE = Stage(
     name="collect",
-    version=2,
+    version=3,
     config=CollectConfig,
     inputs={},
     output="documents",

@@ -96,6 +96,23 @@ def test_what_ray_says_of_a_lost_worker_is_one_sentence(name: str) -> None:
         engine._result(None, lambda amount: None)
 
 
+def test_a_cluster_that_cannot_be_joined_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    def refuse(address: str, **settings: object) -> None:
+        raise ConnectionError(f"Failed to connect to {address}\nand more")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=r"^Ray cannot start \(Failed to connect to local\); "):  # not to an old cluster
+        RayEngine()
+    for address, why in (("auto", "Failed to connect to auto"), ("127.0.0.1:9", ".*refused")):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(UserError, match=rf"^the Ray cluster at RAY_ADDRESS={address} cannot be joined \({why}\); "):
+            RayEngine()
+
+
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import tasks; from pathlib import Path;"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -28,7 +30,17 @@ class RayEngine:
         self.ray = ray
         self.ours = not ray.is_initialized()
         if self.ours:
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+            address = os.environ.get("RAY_ADDRESS", "")
+            try:
+                _reach(address)
+                # Told nothing, Ray would look for the machine's last cluster, and wait for it when it was killed.
+                ray.init(address or "local", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+            except (OSError, RuntimeError) as error:
+                what = f"the Ray cluster at RAY_ADDRESS={address} cannot be joined" if address else "Ray cannot start"
+                raise UserError(
+                    f"{what} ({(str(error).splitlines() or [''])[0]}); see that it runs and that RAY_AUTH_MODE and "
+                    "RAY_AUTH_TOKEN are those that it was started with"
+                ) from error
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
         # A worker that dies is Ray's to replace; an error of the task itself is ours to show.
         self.call = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1, retry_exceptions=False)(_call)
@@ -67,6 +79,12 @@ class RayEngine:
     def __exit__(self, *exc: object) -> None:
         if self.ours:
             self.ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise OSError when nothing answers at `host:port`: Ray itself would wait for longer than anyone does."""
+    if match := re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address):
+        socket.create_connection((match[1], int(match[2])), timeout=30).close()
 
 
 def _call(function: Callable[..., Any], task: tuple[Any, ...]) -> tuple[float, Any]:

@@ -27,7 +27,7 @@ from lmcraft.corpus.readers.records import (
 )
 from lmcraft.corpus.readers.streams import COMPRESSIONS, DAMAGED, Bomb, bare_name, decompressed, size_of
 from lmcraft.corpus.readers.tables import read_csv, read_parquet, read_tsv
-from lmcraft.corpus.readers.text_files import read_code, read_html, read_markdown, read_text
+from lmcraft.corpus.readers.text_files import read_code, read_html, read_lines, read_markdown, read_text
 from lmcraft.corpus.readers.warc import read_warc
 from lmcraft.corpus.readers.xml_files import read_xml
 
@@ -78,7 +78,13 @@ A new format is a function of (stream, place, reading) and a line here.
 
 ARCHIVES: tuple[Reader, ...] = (read_zip, read_tar)
 
-FORMATS: dict[str, Reader] = {"text": read_text, "markdown": read_markdown, "html": read_html, "code": read_code}
+FORMATS: dict[str, Reader] = {
+    "text": read_text,
+    "lines": read_lines,
+    "markdown": read_markdown,
+    "html": read_html,
+    "code": read_code,
+}
 """What the user may say that files are, whatever their names."""
 
 _CODE_ENDINGS = """

@@ -30,13 +30,13 @@ MAX_JSON_BYTES = 200_000_000
 def read_json_lines(stream: IO[bytes], place: str, reading: Reading) -> Iterator[Item]:
     """One JSON object a line. Blank lines hold no record."""
     line_number = 0
-    seen_object = False
+    seen_object = reading.cut is not None and reading.cut.first > 0
     encoding = None if reading.encoding in ("auto", "utf-8") else known_encoding(reading.encoding)
     try:
         if b"\0" in stream.peek(8192)[:8192]:  # type: ignore[attr-defined]
             yield Fault(place, "binary file", size_of(stream), detail="NUL bytes at its beginning")
             return
-        for line_number, offset, content, size, excess in bounded_lines(stream, reading.max_record_bytes):
+        for line_number, offset, content, size, excess in bounded_lines(stream, reading.max_record_bytes, reading.cut):
             here = f"{place}:{line_number}"
             if excess:
                 yield too_long(here, size, content, reading)
@@ -52,6 +52,9 @@ def read_json_lines(stream: IO[bytes], place: str, reading: Reading) -> Iterator
                 if isinstance(value, Fault):
                     yield value
                     continue
+            if reading.records:
+                yield from _inner_records(value, here, size, reading)
+                continue
             if not isinstance(value, dict):
                 yield Fault(here, "not a JSON object", size, excerpt(content))
                 continue
@@ -70,7 +73,7 @@ def read_json_lines(stream: IO[bytes], place: str, reading: Reading) -> Iterator
 
 
 def read_json(stream: IO[bytes], place: str, reading: Reading) -> Iterator[Item]:
-    """One file of records: a list, an object of objects (`{key: record}`), or a single record.
+    """One file of records: a list, an object of objects (`{key: record}`), a single record, or what `records` leads to.
 
     A file that is none of these is a fault, not the user's mistake: settings and metadata are JSON too.
     """
@@ -83,6 +86,9 @@ def read_json(stream: IO[bytes], place: str, reading: Reading) -> Iterator[Item]
         value = _parsed(content)
     except (ValueError, RecursionError) as error:
         yield Fault(place, "malformed JSON", len(content), excerpt(content), detail=first_line(error))
+        return
+    if reading.records:
+        yield from _inner_records(value, place, len(content), reading)
         return
     if isinstance(value, dict) and isinstance(value.get(reading.columns.text), str):
         yield record_of(value, place, len(content), reading)
@@ -125,6 +131,33 @@ def _keyed(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
         return [(str(key), item) for key, item in value.items()]
     return [(str(number), item) for number, item in enumerate(value, 1)] if isinstance(value, list) else []
+
+
+def _inner_records(value: Any, place: str, size: int, reading: Reading) -> Iterator[Item]:
+    """The records that the path leads to: objects, or texts without fields. Each is named by its own path."""
+    found = list(_walk(value, reading.records))
+    text = reading.columns.text
+    if not any(isinstance(item, str) or (isinstance(item, dict) and text in item) for _, item in found):
+        detail = (
+            f"`records: {'.'.join(reading.records)}` leads to {len(found)} values, none a text or with a field {text!r}"
+        )
+        yield Fault(place, "no records in JSON", size, str(value)[:EXCERPT_BYTES], detail=detail)
+        return
+    yield from _records(
+        [(key, {text: item} if isinstance(item, str) else item) for key, item in found], place, reading, check=False
+    )
+
+
+def _walk(value: Any, path: tuple[str, ...], way: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """What a path leads to, each with the names and numbers on its own way there; `*` is every element."""
+    if not path:
+        yield ".".join(way), value
+        return
+    items = _keyed(value)
+    if path[0] != "*":
+        items = [(key, item) for key, item in items if key == path[0] and isinstance(value, dict)]
+    for key, item in items:
+        yield from _walk(item, path[1:], (*way, key))
 
 
 def _records(items: list[tuple[str, Any]], place: str, reading: Reading, *, check: bool) -> Iterator[Item]:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import IO, Any
 
-from lmcraft.corpus.readers.streams import EXCERPT_BYTES, Expansion, size_of
+from lmcraft.corpus.readers.streams import EXCERPT_BYTES, Cut, Expansion, size_of
 from lmcraft.corpus.readers.xml_mapping import XmlMapping
 from lmcraft.recipe.stage import UserError
 
@@ -87,6 +87,7 @@ class Reading:
 
     `pattern` is the user's choice of files: endings that it names (`**/*.py`) are read as code, which other patterns
     leave out. `members` chooses among the files of an archive. `format` reads every file as that, whatever its name.
+    `records` are the steps of the path that leads to each record inside a value of JSON.
     """
 
     columns: Columns = field(default_factory=Columns)
@@ -95,10 +96,12 @@ class Reading:
     encoding: str = "auto"
     format: str | None = None
     xml: XmlMapping | None = None
+    records: tuple[str, ...] = ()
     pattern: str = "**/*"
     members: str = "**/*"
     quotes: bool | None = None  # None: in CSV yes, in TSV no
     expansion: Expansion = field(default_factory=Expansion)
+    cut: Cut | None = None  # only this piece of the file
 
 
 Reader = Callable[[IO[bytes], str, Reading], Iterator[Item]]

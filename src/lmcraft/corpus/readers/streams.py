@@ -64,11 +64,27 @@ class Line(NamedTuple):
     excess: bool
 
 
-def bounded_lines(stream: IO[bytes], limit: int) -> Iterator[Line]:
-    """Lines of a byte stream; of one longer than `limit` bytes only the beginning is kept, the rest is read past."""
-    offset = 0
-    number = 0
-    while content := stream.readline(limit + 2):
+@dataclass(frozen=True)
+class Cut:
+    """A piece of a large file: whole lines from byte `first` to `end`, or row groups of Parquet.
+
+    `before` lines or rows are before it in the file.
+    """
+
+    first: int
+    end: int
+    before: int
+
+
+def bounded_lines(stream: IO[bytes], limit: int, cut: Cut | None = None) -> Iterator[Line]:
+    """Lines of a byte stream; of one longer than `limit` bytes only the beginning is kept, the rest is read past.
+
+    Of a `cut` only its lines; the stream must then be one that can seek.
+    """
+    number, offset = (cut.before, cut.first) if cut else (0, 0)
+    if cut:
+        stream.seek(cut.first)
+    while (cut is None or offset < cut.end) and (content := stream.readline(limit + 2)):
         number += 1
         size = len(content)
         ended = content.endswith(b"\n")

@@ -30,13 +30,14 @@ BATCH_BYTES = 16_000_000
 
 def read_parquet(stream: IO[bytes], place: str, reading: Reading) -> Iterator[Item]:
     """One document a row, some MB at a time; rows count from 1."""
-    row = 0
+    row = reading.cut.before if reading.cut else 0
     whole = seekable(stream)
     try:
         with pq.ParquetFile(whole, pre_buffer=False) as file:
             check_columns(file.schema_arrow.names, place, reading, fixed=True)
             present = [name for name in reading.columns.names if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=_batch_rows(file.metadata), columns=present):
+            groups = range(reading.cut.first, reading.cut.end) if reading.cut else range(file.num_row_groups)
+            for batch in file.iter_batches(_batch_rows(file.metadata), list(groups), present):
                 columns, checked = _strings(batch, place, reading.max_record_bytes)
                 for number in range(batch.num_rows):
                     row += 1
@@ -211,4 +212,4 @@ def _row(values: dict[str, bytes | None], here: str, reading: Reading) -> Item:
             decoded[name] = None if value is None else value.decode("utf-8")
         except UnicodeDecodeError as error:
             return invalid_utf8(here, value or b"", 0, error)
-    return record_of(decoded, here, size, reading, checked=True)
+    return record_of(decoded, here, 0, reading, checked=True)

@@ -1,4 +1,4 @@
-"""Files that are one document each: plain text, Markdown, HTML as it is, source code."""
+"""Files that are one document each: plain text, Markdown, HTML as it is, source code; and a line a document."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import IO
 
-from lmcraft.corpus.readers.encodings import BYTE_ORDER_MARKS, decode
-from lmcraft.corpus.readers.records import Fault, Item, Reading, Record, excerpt, too_long
-from lmcraft.corpus.readers.streams import EXCERPT_BYTES, size_of
+from lmcraft.corpus.readers.encodings import BYTE_ORDER_MARKS, decode, known_encoding
+from lmcraft.corpus.readers.records import Fault, Item, Reading, Record, excerpt, invalid_utf8, too_long
+from lmcraft.corpus.readers.streams import EXCERPT_BYTES, bounded_lines, size_of
 
 HEADING = re.compile(r"^ {0,3}#[ \t]++(\S.{0,500}?)[ \t]*+#*+[ \t]*+$", re.MULTILINE)
 """Bounded and without steps back, since a line may be the whole file."""
@@ -24,6 +24,31 @@ MOST_REPLACED = 0.001
 def read_text(stream: IO[bytes], place: str, reading: Reading) -> Iterator[Item]:
     """A text file is one document."""
     yield _whole_text(stream, place, reading, None)
+
+
+def read_lines(stream: IO[bytes], place: str, reading: Reading) -> Iterator[Item]:
+    """A line a document; blank lines hold none. What is not in the encoding (UTF-8, unless given) costs its line."""
+    encoding = "utf-8" if reading.encoding == "auto" else known_encoding(reading.encoding)
+    for number, offset, content, size, excess in bounded_lines(stream, reading.max_record_bytes, reading.cut):
+        here = f"{place}:{number}"
+        if excess:
+            yield too_long(here, size, content, reading)
+            continue
+        if number == 1 and b"\0" in content and not encoding.startswith(("utf-16", "utf-32")):
+            yield Fault(place, "binary file", size_of(stream), detail="NUL bytes at its beginning")
+            return
+        try:
+            text = content.decode("utf-8-sig" if number == 1 and encoding == "utf-8" else encoding)
+        except UnicodeDecodeError as error:
+            if encoding == "utf-8":
+                yield invalid_utf8(here, content, offset, error)
+            else:
+                at = offset + error.start
+                detail = f"not {encoding}: byte at offset {at}"
+                yield Fault(here, "undecodable text", size, excerpt(content), float(at), detail=detail)
+            continue
+        if text.strip():
+            yield Record(here, text, offset=offset)
 
 
 def read_code(stream: IO[bytes], place: str, reading: Reading) -> Iterator[Item]:

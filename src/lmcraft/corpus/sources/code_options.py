@@ -12,7 +12,9 @@ from lmcraft.corpus.sources.source import SourceConfig
 class CodeOptions(SourceConfig):
     """Which files of a project become documents."""
 
-    pattern: str = Field("**/*", description="Which files: `**/` any folders, `*` and `?` within a name.")
+    pattern: str = Field(
+        "**/*", description="Which files: `**/` any folders, `*` and `?` within a name, `{a,b}` either."
+    )
     max_file_bytes: int = Field(1_000_000, ge=1, description="A larger file is left out.")
     generated: bool = Field(False, description="Keep generated and minified files.")
     vendored: bool = Field(False, description="Keep files in folders of other projects' code (vendor, node_modules…).")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import hashlib
 import json
 import os
 import re
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 from lmcraft.corpus.sources.crawl_urls import normalise
 from lmcraft.corpus.sources.web import Web, WebFault, joined
 from lmcraft.recipe.stage import UserError
+
+T = TypeVar("T")
 
 MAX_REDIRECTS = 10
 """Hubs and mirrors redirect to where the bytes are, some more than once."""
@@ -216,14 +221,59 @@ def copy(
     partial = Partial(cache, remote)
     have = partial.start(remote.version)
     with open_file(have) as source, partial.path.open("ab") as target:
-        while piece := source.read(1 << 20):
+        piece = b"\0"
+        while piece:
+            piece = source.read(1 << 20)
+            got(len(piece))  # before anything is done with it: it raises when this copy was given up
             target.write(piece)
-            got(len(piece))
     if remote.size is not None and partial.path.stat().st_size != remote.size:
         size = partial.path.stat().st_size
         partial.discard()
         raise UserError(f"{remote.url} gave {size} of {remote.size} bytes; it changed while it was read, try again")
     return partial.keep(remote)
+
+
+async def watched(work: Callable[[Callable[[int], None]], T], got: Callable[[int], None], timeout_s: float) -> T:
+    """`work(got)` in a thread of its own. Raises TimeoutError when it reports no byte for `timeout_s`.
+
+    The libraries of stores wait for minutes and cannot be interrupted, so the thread is then left behind; the next
+    byte that it reports ends it.
+    """
+    last = time.monotonic()
+    given_up = False
+
+    def alive(count: int) -> None:
+        nonlocal last
+        if given_up:
+            raise TimeoutError
+        last = time.monotonic()
+        got(count)
+
+    running = asyncio.ensure_future(aside(lambda: work(alive)))
+    try:
+        while (left := last + timeout_s - time.monotonic()) > 0:
+            done, _ = await asyncio.wait([running], timeout=left)
+            if done:
+                return running.result()
+        raise TimeoutError
+    finally:
+        given_up = True
+        running.cancel()
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """The result of a call that blocks. Unlike a thread of asyncio's, this one does not hold up who no longer waits."""
+    result: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        result.set_running_or_notify_cancel()
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(result)
 
 
 async def all_of(tasks: list[Callable[[], Awaitable[Fetched]]], at_once: int) -> list[Any]:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
+from lmcraft.corpus.readers.cuts import cuts_of
 from lmcraft.corpus.readers.encodings import known_encoding
 from lmcraft.corpus.readers.files import Columns, Reading
-from lmcraft.corpus.readers.streams import Expansion
+from lmcraft.corpus.readers.streams import Cut, Expansion
 from lmcraft.corpus.readers.xml_mapping import XmlMapping
-from lmcraft.corpus.sources.source import SourceConfig
+from lmcraft.corpus.sources.source import Part, SourceConfig
 from lmcraft.recipe.stage import Runtime, UserError
 
 
 class FileOptions(SourceConfig):
     """What is to be known of files beyond their names."""
 
-    pattern: str = Field("**/*", description="Which files: `**/` any folders, `*` and `?` within a name.")
+    pattern: str = Field(
+        "**/*", description="Which files: `**/` any folders, `*` and `?` within a name, `{a,b}` either."
+    )
     members: str = Field("**/*", description="Which files inside archives (zip, tar), likewise.")
-    format: Literal["text", "markdown", "html", "code"] | None = Field(
+    format: Literal["text", "lines", "markdown", "html", "code"] | None = Field(
         None, description="What the files are, whatever their names; null: the ending of the name says it."
     )
     encoding: str = Field(
         "auto", description="Encoding of text files; `auto`: UTF-8, else what a byte order mark or clear evidence says."
     )
     xml: XmlMapping | None = Field(None, description="Which elements of XML files are documents and text.")
+    records: str | None = Field(
+        None,
+        pattern=r"^[^.]+(\.[^.]+)*$",
+        description="Where records are inside JSON: names of fields, `*` for every element (`data.*.paragraphs.*`).",
+    )
     quotes: bool | None = Field(
         None, description="Whether fields of tables may be quoted; null: in .csv they may, in .tsv not."
     )
@@ -68,7 +77,14 @@ class FileOptions(SourceConfig):
         text, *more = [self.text_column] if isinstance(self.text_column, str) else self.text_column
         return Columns(text=text, more_text=tuple(more), **chosen, required=frozenset(named))
 
-    def reading(self, max_record_bytes: int, runtime: Runtime) -> Reading:
+    def parts_of(self, path: Path, name: str, runtime: Runtime) -> list[Part]:
+        """A file, or the pieces that it is cut into when it is large."""
+        size = path.stat().st_size
+        cuts = cuts_of(path, name, self.reading(0, runtime))
+        share = size / cuts[-1].end if cuts else 0
+        return [Part(name, round((cut.end - cut.first) * share), path, cut) for cut in cuts] or [Part(name, size, path)]
+
+    def reading(self, max_record_bytes: int, runtime: Runtime, cut: Cut | None = None) -> Reading:
         """What readers are told of these files."""
         return Reading(
             self.columns(),
@@ -77,8 +93,10 @@ class FileOptions(SourceConfig):
             encoding=self.encoding,
             format=self.format,
             xml=self.xml,
+            records=tuple(self.records.split(".")) if self.records else (),
             pattern=self.pattern,
             members=self.members,
             quotes=self.quotes,
             expansion=Expansion(ratio=self.max_expansion),
+            cut=cut,
         )

@@ -42,14 +42,14 @@ class FolderSource(FileOptions):
         return found
 
     def listing(self, runtime: Runtime) -> Listing:
-        """One part a file."""
+        """One part a file, or several of a large one."""
         listing = list_files(self.path, self.pattern)
-        parts = [Part(relative, path.stat().st_size, path) for relative, path in listing.files]
+        parts = [part for relative, path in listing.files for part in self.parts_of(path, relative, runtime)]
         return Listing(parts, listing.passed_over)
 
     def read(self, part: Part, max_record_bytes: int, runtime: Runtime) -> Iterator[Item]:
         assert part.path is not None
-        items = read_file(part.path, part.name, self.reading(max_record_bytes, runtime))
+        items = read_file(part.path, part.name, self.reading(max_record_bytes, runtime, part.cut))
         if self.language is None:
             yield from items
             return

@@ -23,7 +23,7 @@ class Listing:
 
 
 def list_files(location: str, pattern: str) -> Listing:
-    """The regular files of a folder that match `pattern` (`**/` any folders, `*` and `?` within a name).
+    """The regular files of a folder that match `pattern`: `**/` any folders, `*` and `?` within a name, `{a,b}` either.
 
     Hidden files and folders are passed over, and links that lead out of the folder or to another folder of it.
     A location that is a file is a folder of that one file. Raises UserError when there is nothing to read.

@@ -6,7 +6,6 @@ of which every file is pinned by `sha256` is known without asking anyone.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import re
@@ -26,10 +25,10 @@ from lmcraft.corpus.documents import write_json
 from lmcraft.corpus.readers.files import read_file
 from lmcraft.corpus.readers.records import Item, Record
 from lmcraft.corpus.sources.crawl_urls import normalise
-from lmcraft.corpus.sources.downloads import Fetched, Remote, all_of, content_path, copy, download
+from lmcraft.corpus.sources.downloads import Fetched, Remote, all_of, aside, content_path, copy, download, watched
 from lmcraft.corpus.sources.file_options import FileOptions
 from lmcraft.corpus.sources.planning import not_yet_fetched, only_planned
-from lmcraft.corpus.sources.remote_stores import Bucket, hub_files
+from lmcraft.corpus.sources.remote_stores import Bucket, hub_files, why
 from lmcraft.corpus.sources.source import Listing, Part
 from lmcraft.corpus.sources.web import Web, run_async
 from lmcraft.corpus.sources.wheel_files import sha256_of
@@ -94,14 +93,15 @@ class RemoteSource(FileOptions):
         return [Source(f"{self.source_name}/{each.place}", each.sha256, each.bytes) for each in fetched]
 
     def listing(self, runtime: Runtime) -> Listing:
-        """One part a file, fetched when the cache lacks it."""
+        """One part a file, or several of a large one, fetched when the cache lacks it."""
         fetched = self._known(runtime) or self._fetch(runtime)
-        return Listing([Part(each.place, each.bytes, content_path(runtime.cache, each.sha256)) for each in fetched])
+        paths = [(content_path(runtime.cache, each.sha256), each.place) for each in fetched]
+        return Listing([part for path, place in paths for part in self.parts_of(path, place, runtime)])
 
     def read(self, part: Part, max_record_bytes: int, runtime: Runtime) -> Iterator[Item]:
         fetched = {each.place: each for each in self._known(runtime) or self._fetch(runtime)}
         path = part.path or content_path(runtime.cache, fetched[part.name].sha256)
-        for item in read_file(path, part.name, self.reading(max_record_bytes, runtime)):
+        for item in read_file(path, part.name, self.reading(max_record_bytes, runtime, part.cut)):
             if isinstance(item, Record):
                 item.url = item.url or fetched[part.name].url
                 item.language = item.language or self.language
@@ -154,8 +154,14 @@ class RemoteSource(FileOptions):
                     if (there := _already(remote, runtime.cache)) is not None:
                         return there
                     if bucket is not None:
-                        limit, got = self.max_file_bytes, task.advance
-                        return await asyncio.to_thread(_from_store, bucket, remote, runtime.cache, limit, got)
+                        copying = partial(_from_store, bucket, remote, runtime.cache, self.max_file_bytes)
+                        try:
+                            return await watched(copying, task.advance, self.timeout_s)
+                        except TimeoutError:
+                            raise UserError(
+                                f"{remote.url} could not be fetched: no byte in {self.timeout_s:g} s (`timeout_s`); "
+                                "try again"
+                            ) from None
                     return await download(
                         web,
                         remote,
@@ -173,10 +179,10 @@ class RemoteSource(FileOptions):
         jobs: list[tuple[Remote, Bucket | None]] = [(remote, None) for remote in self._plain_files()]
         for url in self.urls:
             if url.startswith("hf://"):
-                jobs += [(self._pinned(each), None) for each in await asyncio.to_thread(hub_files, url)]
+                jobs += [(self._pinned(each), None) for each in await aside(partial(hub_files, url))]
             elif not url.startswith("http"):
                 bucket = Bucket(url, self.anonymous)
-                jobs += [(self._pinned(each), bucket) for each in await asyncio.to_thread(bucket.files)]
+                jobs += [(self._pinned(each), bucket) for each in await aside(bucket.files)]
         for remote, _ in jobs:
             if remote.url.startswith("http://") and not self.http:
                 host = urlsplit(remote.url).hostname or ""
@@ -205,7 +211,7 @@ def _from_store(bucket: Bucket, remote: Remote, cache: Path, limit: int, got: Ca
     except OSError as error:
         if error.filename is not None or error.errno == errno.ENOSPC:  # this machine's disk, not the store
             raise
-        raise UserError(f"{remote.url} could not be fetched: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{remote.url} could not be fetched: {why(error)}") from None
 
 
 def _places(files: list[Remote]) -> dict[str, str]:

@@ -27,6 +27,7 @@ class Bucket:
 
     def files(self) -> list[Remote]:
         """What the address means, sorted: one object, all under `prefix/`, or what a pattern with `*` matches."""
+        import pyarrow as pa
         from pyarrow import fs
 
         scheme, _, path = self.url.partition("://")
@@ -50,8 +51,8 @@ class Bucket:
                     for info in system.get_file_info(selector)
                     if info.type == fs.FileType.File and matches(info.path.partition("/")[2])
                 ]
-        except OSError as error:
-            raise UserError(f"{self.url!r} cannot be listed: {_first_line(error)}") from None
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{self.url!r} cannot be listed: {why(error)}") from None
         if not found:
             raise UserError(f"no file matches {self.url!r}")
         found.sort(key=lambda info: info.path)
@@ -81,10 +82,41 @@ class Bucket:
         return fs.GcsFileSystem(**options)
 
     def open(self, remote: Remote, offset: int) -> IO[bytes]:
-        """The object's bytes from `offset` on."""
-        file = self.system().open_input_file(remote.url.partition("://")[2])
-        file.seek(offset)
+        """The object's bytes from `offset` on. Raises OSError."""
+        import pyarrow as pa
+
+        system, path = self.system(), remote.url.partition("://")[2]
+        try:
+            stream: IO[bytes] = system.open_input_stream(path, compression=None)
+        except pa.ArrowInvalid as error:
+            raise OSError(str(error)) from None
+        if offset == 0:
+            return stream
+        # The file that can seek asks Google for its bytes only when it is first used, holds Python's lock meanwhile,
+        # and calls itself closed when it is refused. So what can go wrong goes wrong in the stream before it.
+        stream.close()
+        file: IO[bytes] = system.open_input_file(path)
+        try:
+            file.seek(offset)
+        except ValueError:
+            raise OSError("the store broke off while the file was opened") from None
         return file
+
+
+def why(error: Exception) -> str:
+    """What a store's library says of a failure, in words for the user."""
+    said = str(error)
+    if "OAuth2 access token" in said:
+        return (
+            "no credentials of Google Cloud work; give them (docs/sources.md), or set `anonymous: true` if it is public"
+        )
+    if isinstance(error, PermissionError) or "ACCESS_DENIED" in said:
+        return "access is denied; check the credentials (docs/sources.md), or set `anonymous: true` if it is public"
+    if isinstance(error, FileNotFoundError):
+        return "it is not there any more"
+    if google := re.search(r"Status\((\w+): (?:[^{]*?last message of )?(.*?)(?: error_info=|$)", said, re.DOTALL):
+        return f"{google[1]} ({google[2].splitlines()[0][:200]})"
+    return _first_line(error)
 
 
 def hub_files(url: str) -> list[Remote]:

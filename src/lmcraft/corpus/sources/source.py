@@ -10,12 +10,13 @@ from typing import Literal
 from pydantic import Field
 
 from lmcraft.corpus.readers.files import NOT_BAD_INPUT, Fault, Item
+from lmcraft.corpus.readers.streams import Cut
 from lmcraft.recipe.stage import Runtime, Source, StageConfig
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a source that one worker reads from beginning to end: a file, mostly.
+    """A piece of a source that one worker reads from beginning to end: a file, mostly, or a cut of a large one.
 
     `name` is its place inside the source, with forward slashes; `bytes` about how much there is to read.
     """
@@ -23,6 +24,7 @@ class Part:
     name: str
     bytes: int = 0
     path: Path | None = None
+    cut: Cut | None = None
 
 
 @dataclass
