@@ -32,8 +32,9 @@ from lmcraft.corpus.steps.balance import BALANCE, Balance, learn, report
 from lmcraft.corpus.steps.counterfactual import COUNTERFACTUAL
 from lmcraft.corpus.steps.demographics import DEMOGRAPHICS, mentions
 from lmcraft.corpus.steps.topics import TOPICS
-from lmcraft.evaluation.statistics import mean, proportion
+from lmcraft.evaluation.statistics import mean
 from lmcraft.inference.engine import Engine
+from lmcraft.intervals import proportion
 from lmcraft.recipe.stage import Runtime
 from lmcraft.tokens import pack, train
 from lmcraft.training import mixture, pretrain
@@ -313,13 +314,21 @@ def summarise(results: Mapping[str, list[dict[str, Any]]], names: list[str], fol
             f"{arm:12} n = {len(rows)} seeds: bits per byte {bits.mean():.4f} (sd {bits.std(ddof=1):.4f}); Winogender "
             f"({len(names)} pairs) |dlogP| {absolute.value:.3f} [{absolute.low:.3f}, {absolute.high:.3f}], by seed "
             f"{', '.join(f'{x:.3f}' for x in per_seed)}, against '{first}' {paired.value:+.3f} "
-            f"(over pairs [{paired.low:+.3f}, {paired.high:+.3f}], by seed "
-            f"{', '.join(f'{x:+.3f}' for x in apart)}); mean dlogP(male - female) {d.mean():+.3f}; correlation with "
+            f"(over pairs [{paired.low:+.3f}, {paired.high:+.3f}], over seeds {over_seeds(apart)}, by seed "
+            f"{', '.join(f'{x:+.3f}' for x in apart)}; bits per byte over seeds "
+            f"{over_seeds((bits - [row['bits'] for row in results[first]][: len(bits)]).tolist())}); "
+            f"mean dlogP(male - female) {d.mean():+.3f}; correlation with "
             "share of women "
             f"({len(occupations)} occupations) {correlation:+.2f}; CrowS gender: stereotype preferred "
             f"{stereo.value:.3f} [{stereo.low:.3f}, {stereo.high:.3f}], |dlogP| {crows.value:.2f} "
             f"[{crows.low:.2f}, {crows.high:.2f}]"
         )
+
+
+def over_seeds(differences: list[float]) -> str:
+    """Mean of paired differences with Student's interval over the seeds."""
+    found = mixture._gain(differences, [0.0] * len(differences))
+    return f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
 
 
 def prepared(split: Path, out: Path, steps: list[dict[str, Any]]) -> Path:

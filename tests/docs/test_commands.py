@@ -28,7 +28,11 @@ from small_pipeline import ROOT, Said, SmallRun, environment, lmcraft
 from lmcraft.recipe.schema import load_recipe
 from lmcraft.stages import STAGES
 
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")),
+]
 PROGRAM = ".venv/bin/lmcraft"
 SAID_TO_CHAT = "What is a river?\n/quit\n"
 
@@ -249,7 +253,12 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_the_readme_leads_to_every_page_and_soon_to_a_chat() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for page in PAGES[1:]:
-        assert f"]({page})" in text, page
+        folder = Path(page).parent
+        if folder.parent == Path("docs"):  # the pages of a folder stand behind the page of its name
+            behind = (ROOT / folder).with_suffix(".md").read_text(encoding="utf-8")
+            assert f"]({folder.name}/{Path(page).name})" in behind, page
+        else:
+            assert f"]({page})" in text, page
     commands = [command for block in blocks("README.md") if block.language == "sh" for command, _ in block.commands()]
     assert commands[0] == "make quickstart"
     assert text.index(f"{PROGRAM} chat quickstart/export") < len(text) / 3
