@@ -99,7 +99,8 @@ def signals(texts: pa.StringArray, languages: Sequence[str | None] | None = None
     hashes, bits, numbers = _stop_tables()
     lists = np.full(len(result), -1, np.int32)
     if languages is not None:
-        lists[:] = [numbers.get((code or "").split("-")[0], -1) for code in languages]
+        chosen = {code: numbers.get((code or "").split("-")[0], -1) for code in set(languages)}
+        lists[:] = [chosen[code] for code in languages]
     kernel.count(data, offsets, kernel.flags(), kernel.ANCHORS, hashes, bits, lists, repetition, result)
     counts: Values = {name: result[:, column] for column, name in enumerate(kernel.COUNTS)}
     found = {name: counts[name] for name in DOCS}
