@@ -6,12 +6,13 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmcraft.recipe.stage import ConsoleProgress, UserError, count, duration
+from lmcraft.recipe.stage import ConsoleProgress, Terminated, UserError, count, duration
 
 EXAMPLES = """examples:
   lmcraft run recipes/quickstart.yaml            build everything that is not up to date
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"lmcraft: {error}", file=sys.stderr)
         return 2
+    except Terminated:
+        print("\nlmcraft: terminated; the same command goes on where this one stopped", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("\nlmcraft: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(called: str | None) -> argparse.ArgumentParser:
-    """The parser; the options of `chat` and `serve` are loaded (with torch: seconds) only when they are called."""
+    """The parser; the options of the verbs that load torch (seconds) are added only when they are called."""
     parser = argparse.ArgumentParser(
         prog="lmcraft",
         description="Make, judge and run a language model from raw text, with evidence for every number.",
@@ -218,6 +222,18 @@ def _parser(called: str | None) -> argparse.ArgumentParser:
         store_argument(sub)
         if called == name:
             _room(name).add_arguments(sub)
+
+    fill = add(
+        "fill-mask",
+        _fill_mask,
+        "name the most probable words for the masks in a text",
+        "  lmcraft fill-mask masked/export 'The capital of <|mask|> is Paris.'\n"
+        "  lmcraft fill-mask masked/export --json < texts.txt | jq .masks\n",
+    )
+    fill.add_argument("model", help="recipe/step, step, first digits of the key, or a model directory")
+    store_argument(fill)
+    if called == "fill-mask":
+        _room("fill-mask").add_arguments(fill)
     return parser
 
 
@@ -249,11 +265,16 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"  page   {page}")
     if models:
         exported = [name for name in models if artifacts[name].manifest["stage"] == "export"]
-        model = f"{recipe.name}/{(exported or models)[-1]}"
+        last = (exported or models)[-1]
+        model = f"{recipe.name}/{last}"
         default = Path(os.environ.get("LMCRAFT_STORE", "store"))
         where = [] if store.root == default else ["--store", shlex.quote(str(store.root))]
-        print(f"  chat   {command('chat', model, *where)}")
-        print(f"  serve  {command('serve', model, *where)}")
+        shape = json.loads((artifacts[last].path / "config.json").read_text(encoding="utf-8"))
+        if shape["model_type"] == "eurobert":
+            print(f"  fill   {command('fill-mask', model, *where)} 'A text with a <|mask|> in it.'")
+        else:
+            print(f"  chat   {command('chat', model, *where)}")
+            print(f"  serve  {command('serve', model, *where)}")
     return 0
 
 
@@ -509,6 +530,10 @@ def _room(name: str) -> Any:
         from lmcraft.inference import chat
 
         return chat
+    if name == "fill-mask":
+        from lmcraft.inference import fill_mask
+
+        return fill_mask
     from lmcraft.serving import server
 
     return server
@@ -517,6 +542,11 @@ def _room(name: str) -> Any:
 def _chat(arguments: argparse.Namespace) -> int:
     arguments.model = _model_directory(arguments)
     return _room("chat").main(arguments)
+
+
+def _fill_mask(arguments: argparse.Namespace) -> int:
+    arguments.model = _model_directory(arguments)
+    return _room("fill-mask").main(arguments)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

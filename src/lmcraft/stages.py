@@ -19,6 +19,7 @@ _MODULES = {
     "mixture": "training.mixture",
     "tokenizer": "tokens.train",
     "tokens": "tokens.pack",
+    "import": "model.importing",
     "pretrain": "training.pretrain",
     "conversations": "posttraining.conversations",
     "sft": "posttraining.sft",

@@ -76,7 +76,20 @@ def test_the_same_inputs_give_the_same_bytes(whole, tmp_path):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("changes", [{"model_type": "llama"}, {"tie_word_embeddings": False}])
+MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": True}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "llama"},
+        {"tie_word_embeddings": False},
+        {"model_type": "olmo3", "sliding_window": 8, "num_hidden_layers": 4},
+        {"model_type": "qwen3_moe", **MIXTURE},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}},
+    ],
+    ids=["llama", "untied", "olmo3", "qwen3_moe", "yarn"],
+)
 def test_other_architectures_agree_too(save_random, shorter, tmp_path, changes):
     save_random(tmp_path / "model", **changes)
     STAGE.run(ExportConfig(), {"model": tmp_path / "model"}, tmp_path / "out", RUNTIME)

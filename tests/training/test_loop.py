@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import re
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,8 @@ import pytest
 import torch
 
 from lmcraft.model import ModelConfig, Transformer
-from lmcraft.recipe.stage import Progress, Runtime, Task, UserError
-from lmcraft.training import hardware, loop
+from lmcraft.recipe.stage import Progress, Runtime, Task, Terminated, UserError
+from lmcraft.training import checkpoint, hardware, loop, stability
 from lmcraft.training.checkpoint import load_checkpoint, save_checkpoint
 from lmcraft.training.config import PretrainConfig, TrainingConfig, default_batch_tokens, derive_shape
 from lmcraft.training.hardware import matmul_flops_per_token, matmul_seconds_per_token, resolve_precision
@@ -177,7 +181,9 @@ def test_a_run_that_explodes_stops_with_a_sentence(tmp_path: Path) -> None:
 
     model = Transformer(SHAPE)
     model.initialise(0)
-    with pytest.raises(UserError, match="training stopped at step 1: the loss is inf; no checkpoint was written yet"):
+    with pytest.raises(
+        UserError, match=r"at step 1: the loss is inf; steps left out in a row: 1; no checkpoint was written yet"
+    ):
         train(
             model,
             Loader(Texts(), 32, 4, seed=0),
@@ -207,6 +213,95 @@ def test_checkpoints_hold_nested_state_and_no_pickle(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="cannot be stored"):
         save_checkpoint(tmp_path, 4, {"f": object()})
     assert json.loads((tmp_path / "step-000000003" / "state.json").read_text())["step"] == 3
+
+
+def test_the_best_checkpoint_stays_and_a_full_disk_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step, quality in ((1, 3.0), (2, 2.0), (3, None), (4, 2.5), (5, None)):
+        save_checkpoint(tmp_path, step, {"a": torch.ones(2)}, quality=quality)
+    kept = ["step-000000002", "step-000000004", "step-000000005"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == kept
+
+    def full(*arguments: Any) -> None:
+        (tmp_path / f"writing-{os.getpid()}" / "tensors.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(tmp_path, 6, {"a": torch.ones(2)})
+    assert [path.name for path in sorted(tmp_path.iterdir())] == kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rate": 0.5}, "settings.learning_rate was 0.01, now 0.5"),
+        ({"seed": 3, "z_loss": 1e-4}, "settings.z_loss was 0.0, now 0.0001; settings.seed was 0, now 3"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, KillAt(5))
+    with pytest.raises(UserError, match=re.escape(words)):
+        run(tmp_path, Progress(), **changes)
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, KillAt(5))
+    monkeypatch.setattr(Texts, "tokens_of", lambda self, number: np.full(self.lengths[number], 7))
+    with pytest.raises(UserError, match=r"another run: data\.fingerprint was"):
+        run(tmp_path, Progress())
+
+
+def test_sigterm_saves_and_the_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    whole, _ = run(tmp_path / "whole", Progress())
+
+    class Terminating(KillAt):
+        def task(self, description: str, total: float | None, unit: str, done: float = 0) -> Task:
+            class AtTheFifth(Task):
+                calls = 0
+
+                def advance(self, amount: float = 1, text: str | None = None) -> None:
+                    self.calls += 1
+                    if self.calls == 5:
+                        os.kill(os.getpid(), signal.SIGTERM)
+
+            return AtTheFifth()
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated):
+        run(tmp_path / "ended", Terminating(None))
+    assert signal.getsignal(signal.SIGTERM) is before
+    progress = KillAt(None)
+    resumed, _ = run(tmp_path / "ended", progress)
+    assert any("resuming at step 5" in note for note in progress.notes)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_step_that_stands_out_is_left_out_and_a_resumed_run_decides_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stability, "FEWEST", 4)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    spikes = {tuple(Loader(Texts(), 32, 4, seed=0).batch(step).tokens[0].tolist()) for step in (9, 15)}
+
+    def spiking(model: Transformer, batch: Any, dtype: torch.dtype) -> Any:
+        loss, weight = next_token()(model, batch, dtype)
+        return loss * (1e4 if tuple(batch.tokens[0].tolist()) in spikes else 1.0), weight
+
+    whole, history = run(tmp_path / "whole", Progress(), objective=spiking)
+    assert [row["step"] for row in history.metrics if row.get("left_out")] == [10, 16]
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", KillAt(13), objective=spiking)
+    resumed, again = run(tmp_path / "killed", Progress(), objective=spiking)
+    assert history.metrics == again.metrics
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
 def test_the_schedule_rises_holds_and_falls() -> None:

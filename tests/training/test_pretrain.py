@@ -101,6 +101,22 @@ def test_the_same_settings_give_the_same_bytes(material: dict[str, Path], tmp_pa
         assert (tmp_path / "a" / "out" / file).read_bytes() == (tmp_path / "b" / "out" / file).read_bytes()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": "olmo3", "sliding_window": 24, "depth": 2},
+        {"architecture": "qwen3_moe", "experts": 4, "moe_intermediate_size": 32},
+    ],
+    ids=["olmo3", "qwen3_moe"],
+)
+def test_other_families_learn_too(material: dict[str, Path], tmp_path: Path, changes: dict[str, Any]) -> None:
+    run_pretrain(material, tmp_path, **changes)
+    metrics = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    heldout = [row["heldout_bits_per_byte"] for row in metrics if "heldout_bits_per_byte" in row]
+    assert heldout[-1] < 0.6 * heldout[0]
+    assert load_model(tmp_path / "out").config.model_type == changes["architecture"]
+
+
 def test_a_corpus_too_small_is_refused_with_the_figures(material: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the corpus has [\d.]+k training tokens, too few for .* add text, or lower"):
         run_pretrain(material, tmp_path, train_tokens=50_000_000)

@@ -91,6 +91,7 @@ class Engine:
     def log_likelihood(self, sequences: Sequence[Sequence[int]], batch_tokens: int = 8192) -> list[np.ndarray]:
         """For each sequence of n tokens the n - 1 log-probabilities (nats, float32) of tokens 1.. given those before.
         Raises UserError for one longer than the context or of ids out of range."""
+        self._check_causal()
         for sequence in sequences:
             self._check_ids(sequence)
             if len(sequence) > self.context:
@@ -111,6 +112,7 @@ class Engine:
         """A checked generation, to be admitted to a `batch`."""
         if not len(prompt):
             raise UserError("the prompt is empty; it must hold at least one token (for example tokenizer.bos_id)")
+        self._check_causal()
         self._check_ids(prompt)
         if len(prompt) >= self.context:
             raise ContextError(len(prompt), self.context)
@@ -146,6 +148,13 @@ class Engine:
             wanted = logits.gather(-1, targets_N[start : start + step, None])[:, 0]
             parts.append((wanted - logits.logsumexp(-1)).cpu())
         return np.split(torch.cat(parts).numpy(), np.cumsum(lengths)[:-1])
+
+    def _check_causal(self) -> None:
+        if not self.model.config.causal:
+            raise UserError(
+                "this model fills masks and cannot continue a text or say how likely one is: use `lmcraft fill-mask`, "
+                "or a model pretrained with objective: next_token or mixed"
+            )
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         if len(ids) and not (min(ids) >= 0 and max(ids) < self.model.config.vocab_size):

@@ -29,6 +29,8 @@ def save_model(
     }
     save_file(dict(sorted(state.items())), directory / "model.safetensors", metadata={"format": "pt"})
     _write_json(directory / "config.json", config.to_huggingface(dtype))
+    if not config.causal:
+        return  # there is nothing to generate
     generation = {
         "bos_token_id": config.bos_token_id,
         "eos_token_id": stop_tokens or config.eos_token_id,
@@ -38,21 +40,26 @@ def save_model(
 
 
 def load_model(directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Transformer:
-    """Read a dense Qwen3 or Llama directory. Raises UserError when missing, damaged or of another architecture."""
+    """Read a directory of a known family. Raises UserError when missing, damaged or of another architecture."""
     config = ModelConfig.read(directory)
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{directory} holds no *.safetensors: lmcraft loads no other weights format")
     state: dict[str, torch.Tensor] = {}
-    for file in files:
+    for file in weight_files(directory):
         try:
             state.update(load_file(file))
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is damaged ({error}); rebuild or restore it") from None
+    # Checkpoints of before 2024 hold what RoPE follows from as well.
+    state = {name: value for name, value in state.items() if not name.endswith("rotary_emb.inv_freq")}
     with torch.device("meta"):
         model = Transformer(config)
     if config.tie_word_embeddings:
-        state["lm_head.weight"] = state.get("model.embed_tokens.weight", torch.empty(0))
+        table = state.get("model.embed_tokens.weight", torch.empty(0))
+        if not torch.equal(state.get("lm_head.weight", table), table):
+            raise UserError(
+                f"{directory}: config.json ties lm_head.weight to the embeddings, but the stored one is another; set "
+                "tie_word_embeddings to false in config.json"
+            )
+        state["lm_head.weight"] = table
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if expected != found:
@@ -65,6 +72,41 @@ def load_model(directory: Path, device: torch.device | str = "cpu", dtype: torch
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.to(device).eval()
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold a model's weights: those its index names, else all *.safetensors. Pickled weights are never
+    opened: reading a pickle runs what it says. Raises UserError when there are none, or the index points elsewhere."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{index} is damaged; restore it from its source") from None
+        for name in names:
+            if (
+                not isinstance(name, str)
+                or Path(name).name != name
+                or "\\" in name
+                or not name.endswith(".safetensors")
+            ):
+                raise UserError(f"{index} names {name!r}: a part must be a *.safetensors file in the same folder")
+            if not (directory / name).is_file():
+                raise UserError(f"{directory} lacks {name}, which its index names; restore it from its source")
+        return [directory / name for name in names]
+    files = sorted(directory.glob("*.safetensors"))
+    pickled = sorted(
+        path.name for path in directory.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+    )
+    if not files and pickled:
+        raise UserError(
+            f"{directory} holds its weights in a pickle ({pickled[0]}), which can run any code when it is read and is "
+            "never opened: have its author or transformers' save_pretrained write *.safetensors"
+        )
+    if not files:
+        raise UserError(f"{directory} holds no *.safetensors: lmcraft loads no other weights format")
+    whole = directory / "model.safetensors"
+    return [whole] if whole in files else files
 
 
 def _write_json(path: Path, value: object) -> None:

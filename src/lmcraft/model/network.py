@@ -1,4 +1,5 @@
-"""The transformer: Qwen3 dense, and Llama by config. It knows nothing of devices, precision, compilation or training.
+"""The transformer: Qwen3, and by config Llama, Olmo3, Qwen3-MoE and EuroBERT. It knows nothing of devices, precision,
+compilation or training.
 
 Shape letters: B rows, T positions, S positions attended to, D hidden_size, H query heads, K key/value heads,
 A head_dim, F intermediate_size, V vocab_size.
@@ -7,12 +8,16 @@ A head_dim, F intermediate_size, V vocab_size.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmcraft.model.config import ModelConfig
+from lmcraft.model.config import Kind, ModelConfig
+from lmcraft.model.feed_forward import MLP, Experts
+from lmcraft.model.rotary import rotary, rotate
 
 
 class KVCache:
@@ -28,8 +33,11 @@ class KVCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.capacity = capacity
-        cos, sin = rotary(torch.arange(capacity, device=device)[None], config.head_dim, config.rope_theta)
-        self.cos_SA, self.sin_SA = cos[0, 0], sin[0, 0]
+        positions = torch.arange(capacity, device=device)[None]
+        self.turns: dict[Kind, tuple[Tensor, Tensor]] = {}
+        for kind in sorted(set(config.kinds)):
+            cos, sin = rotary(positions, config.head_dim, config.rope_theta, config.scaling(kind))
+            self.turns[kind] = cos[0, 0], sin[0, 0]
         self.reach: int | None = None
         self.prefill = False
 
@@ -42,18 +50,23 @@ class KVCache:
         part.reach, part.prefill = reach, prefill
         return part
 
-    def mask(self, positions_BT: Tensor) -> Tensor | None:
-        """What each token of a call may see, [B, 1, T, S]; None for all (one token) or for plain causality (prefill).
-        Fixes `reach`, the S of this call."""
+    def mask(self, positions_BT: Tensor, window: int | None = None) -> Tensor | None:
+        """What each token of a call may see, [B, 1, T, S] (or [1, 1, T, S]): the last `window` positions up to its
+        own, or all; None for all (one token) or for plain causality (prefill). Fixes `reach`, the S of this call.
+
+        Keys that fell out of every window stay in their slot: it is simple, and costs memory, not results.
+        """
         if self.prefill:
             self.reach = positions_BT.shape[1]
-            return None
-        if self.reach is None:
+        elif self.reach is None:
             self.reach = int(positions_BT.max()) + 1
-        if positions_BT.numel() == 1:
+        window = min(window or self.reach, self.reach)
+        wide = window == self.reach
+        if wide and (self.prefill or positions_BT.numel() == 1):
             return None
-        seen = torch.arange(self.reach, device=positions_BT.device)
-        return seen[None, None, None, :] <= positions_BT[:, None, :, None]
+        own = positions_BT[:1] if self.prefill else positions_BT
+        own, seen = own[:, None, :, None], torch.arange(self.reach, device=positions_BT.device)
+        return seen <= own if wide else (seen <= own) & (seen > own - window)
 
     def update(self, layer: int, positions_BT: Tensor, k_BKTA: Tensor, v_BKTA: Tensor) -> tuple[Tensor, Tensor]:
         """Store the keys and values of a call; returns those it attends to, [B, K, S, A]."""
@@ -87,20 +100,6 @@ class RMSNorm(nn.Module):
         return (self.weight * normed.to(x.dtype)).to(x.dtype)
 
 
-def rotary(positions_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary position embeddings (Su et al. 2021), each [B, 1, T, A], in float32."""
-    exponent = torch.arange(0, head_dim, 2, device=positions_BT.device, dtype=torch.float32) / head_dim
-    angles = positions_BT[:, None, :, None].float() * (theta**-exponent)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x_BHTA: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x_BHTA.shape[-1] // 2
-    turned = torch.cat((-x_BHTA[..., half:], x_BHTA[..., :half]), dim=-1)
-    return x_BHTA * cos + turned * sin
-
-
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
@@ -111,11 +110,14 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(d, self.kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(d, self.kv_heads * self.head_dim, bias=False)
         self.o_proj = nn.Linear(self.heads * self.head_dim, d, bias=False)
-        if config.qk_norm:
-            self.q_norm: nn.Module = RMSNorm(self.head_dim, config.rms_norm_eps)
-            self.k_norm: nn.Module = RMSNorm(self.head_dim, config.rms_norm_eps)
+        self.norms_all_heads = config.model_type == "olmo3"
+        if not config.qk_norm:
+            self.q_norm: nn.Module = nn.Identity()
+            self.k_norm: nn.Module = nn.Identity()
         else:
-            self.q_norm = self.k_norm = nn.Identity()
+            heads, kv_heads = (self.heads, self.kv_heads) if self.norms_all_heads else (1, 1)
+            self.q_norm = RMSNorm(heads * self.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(kv_heads * self.head_dim, config.rms_norm_eps)
 
     def forward(
         self,
@@ -127,8 +129,13 @@ class Attention(nn.Module):
         cache: KVCache | None,
     ) -> Tensor:
         B, T, _ = x_BTD.shape
-        q = self.q_norm(self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim)).transpose(1, 2)
-        k = self.k_norm(self.k_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim)).transpose(1, 2)
+        q, k = self.q_proj(x_BTD), self.k_proj(x_BTD)
+        if self.norms_all_heads:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = q.view(B, T, self.heads, self.head_dim), k.view(B, T, self.kv_heads, self.head_dim)
+        if not self.norms_all_heads:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
         v = self.v_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
         q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
         if cache is not None:
@@ -141,26 +148,22 @@ class Attention(nn.Module):
         return self.o_proj(out.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
 
 
-class MLP(nn.Module):
-    """SwiGLU (Shazeer 2020)."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
 class Layer(nn.Module):
+    """Attention and feed-forward, each added to the residual stream: of its norm (pre-norm), or normed (Olmo3)."""
+
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.self_attn = Attention(config, layer)
-        self.mlp = MLP(config)
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp: nn.Module = (
+            Experts(config) if config.sparse(layer) else MLP(config.hidden_size, config.intermediate_size)
+        )
+        self.post_norm = config.model_type == "olmo3"
+        if self.post_norm:
+            self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        else:
+            self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
         self,
@@ -171,6 +174,10 @@ class Layer(nn.Module):
         mask_B1TS: Tensor | None,
         cache: KVCache | None,
     ) -> Tensor:
+        if self.post_norm:
+            attended = self.self_attn(x_BTD, cos, sin, positions_BT, mask_B1TS, cache)
+            x_BTD = x_BTD + self.post_attention_layernorm(attended)
+            return x_BTD + self.post_feedforward_layernorm(self.mlp(x_BTD))
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos, sin, positions_BT, mask_B1TS, cache)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
@@ -184,12 +191,13 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A causal language model whose state dict has Hugging Face's parameter names.
+    """A language model, causal or (EuroBERT) bidirectional, whose state dict has Hugging Face's parameter names.
 
     `forward(tokens_BT, ...)` gives logits [B, T, V]; `hidden(...)` the normalised last states [B, T, D], for losses
     that never hold all logits at once. With `documents_BT` (an integer a position, equal within a document), packed
     documents cannot see each other; `positions_BT` then restarts at 0 in each. With `cache`, `positions_BT` says where
-    each token of each row stands.
+    each token of each row stands. `bidirectional_B` says which rows see what follows as well; without it the config
+    does, for all.
     """
 
     def __init__(self, config: ModelConfig):
@@ -206,26 +214,32 @@ class Transformer(nn.Module):
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         cache: KVCache | None = None,
+        bidirectional_B: Tensor | None = None,
     ) -> Tensor:
         T = tokens_BT.shape[1]
         if positions_BT is None:
             assert cache is None, "a cached call says where its tokens stand"
             positions_BT = torch.arange(T, device=tokens_BT.device)[None, :]
-        mask: Tensor | None = None
+        if bidirectional_B is None and not self.config.causal:
+            bidirectional_B = torch.ones(tokens_BT.shape[0], dtype=torch.bool, device=tokens_BT.device)
         if cache is not None:
-            mask = cache.mask(positions_BT)
-        elif documents_BT is not None:
-            causal = torch.ones(T, T, dtype=torch.bool, device=tokens_BT.device).tril()
-            mask = (documents_BT[:, None, :, None] == documents_BT[:, None, None, :]) & causal
+            assert bidirectional_B is None, "what follows changes what went before: nothing can be kept"
         x = self.model.embed_tokens(tokens_BT)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        if cache is not None:
-            cos, sin = cache.cos_SA[positions_BT][:, None], cache.sin_SA[positions_BT][:, None]
-        else:
-            cos, sin = rotary(positions_BT, self.config.head_dim, self.config.rope_theta)
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        for layer in self.model.layers:
+        config = self.config
+        seen: dict[Kind, tuple[Tensor, Tensor, Tensor | None]] = {}
+        for kind in sorted(set(config.kinds)):
+            window = config.window(kind)
+            if cache is not None:
+                mask = cache.mask(positions_BT, window)
+                cos, sin = (table[positions_BT][:, None] for table in cache.turns[kind])
+            else:
+                mask = _mask(T, window, documents_BT, bidirectional_B, tokens_BT.device)
+                cos, sin = rotary(positions_BT, config.head_dim, config.rope_theta, config.scaling(kind))
+            seen[kind] = cos.to(x.dtype), sin.to(x.dtype), mask
+        for layer, kind in zip(self.model.layers, config.kinds, strict=True):
+            cos, sin, mask = seen[kind]
             x = layer(x, cos, sin, positions_BT, mask, cache)
         return self.model.norm(x)
 
@@ -235,18 +249,35 @@ class Transformer(nn.Module):
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         cache: KVCache | None = None,
+        bidirectional_B: Tensor | None = None,
     ) -> Tensor:
-        return self.lm_head(self.hidden(tokens_BT, positions_BT, documents_BT, cache))
+        return self.lm_head(self.hidden(tokens_BT, positions_BT, documents_BT, cache, bidirectional_B))
+
+    @contextmanager
+    def routing(self) -> Iterator[list[Tensor]]:
+        """Within it, the list fills with the router's logits [B, T, E] of every mixture layer that is called, in
+        order and with their gradients: what a load-balancing loss is computed from. Empty for a dense network."""
+        mixtures = [layer.mlp for layer in self.model.layers if isinstance(layer.mlp, Experts)]
+        seen: list[Tensor] = []
+        for mixture in mixtures:
+            mixture.routing = seen
+        try:
+            yield seen
+        finally:
+            for mixture in mixtures:
+                mixture.routing = None
 
     def initialise(self, seed: int) -> None:
         """Weights from `seed` alone: embeddings N(0, 0.02), matrices N(0, 1/fan_in)·0.5 truncated at 3 sd, output
-        projections zero (so that every layer starts as the identity), norms one."""
+        projections zero (so that every layer starts as the identity), norms one. Where outputs are normed (Olmo3),
+        zeros would blow up to unit size in the first step: there the output projections are as other matrices."""
+        normed = self.config.model_type == "olmo3"
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in sorted(self.named_parameters()):
                 if parameter.ndim == 1:
                     parameter.fill_(1.0)
-                elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                elif name.endswith(("o_proj.weight", "down_proj.weight")) and not normed:
                     parameter.zero_()
                 else:
                     table = name.endswith(("embed_tokens.weight", "lm_head.weight"))
@@ -254,3 +285,22 @@ class Transformer(nn.Module):
                     fresh = torch.empty(parameter.shape, dtype=torch.float32)
                     nn.init.trunc_normal_(fresh, std=std, a=-3 * std, b=3 * std, generator=generator)
                     parameter.copy_(fresh)
+
+
+def _mask(
+    T: int, window: int | None, documents_BT: Tensor | None, bidirectional_B: Tensor | None, device: torch.device
+) -> Tensor | None:
+    """What each position of whole rows may see, [B or 1, 1, T, T]; None for plain causality. Within a document,
+    distances in the row are distances in the document, so one window serves packed rows too."""
+    narrow = window is not None and window < T
+    if documents_BT is None and bidirectional_B is None and not narrow:
+        return None
+    mask = torch.ones(T, T, dtype=torch.bool, device=device).tril()[None, None]
+    if bidirectional_B is not None:
+        mask = mask | bidirectional_B[:, None, None, None]
+    if narrow:
+        near = torch.ones(T, T, dtype=torch.bool, device=device).triu(1 - (window or T))
+        mask = mask & near
+    if documents_BT is not None:
+        mask = (documents_BT[:, None, :, None] == documents_BT[:, None, None, :]) & mask
+    return mask

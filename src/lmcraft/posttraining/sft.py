@@ -60,6 +60,10 @@ class Conversations:
 def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[str, Any]:
     tokenizer = Tokenizer.load(inputs["model"])
     model = load_model(inputs["model"])
+    if not model.config.causal:
+        raise UserError(
+            f"{inputs['model']} fills masks and cannot learn to answer: pretrain with objective: next_token or mixed"
+        )
     row = model.config.max_position_embeddings
     conversations = Conversations(inputs["conversations"] / "train.jsonl", tokenizer, row)
     if not conversations.ids:

@@ -16,6 +16,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM) and has saved what it had."""
+
+
 class UserError(ValueError):
     """A mistake the user can mend: one sentence that says what, where and how. The command line exits with 2."""
 

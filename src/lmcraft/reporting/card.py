@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lmcraft.model import ModelConfig
 from lmcraft.recipe.stage import count
 from lmcraft.reporting.artifacts import Artifact, Record, lineage
+from lmcraft.reporting.facts import FAMILIES, special_shape
 from lmcraft.reporting.page import percent, size
 from lmcraft.reporting.verdicts import label, verdict_sentences
 
@@ -25,9 +26,10 @@ def model_card(
     model: Artifact,
     evaluation: Artifact | None,
     documents: Sequence[Artifact] = (),
+    masked: bool = False,
 ) -> str:
     """The text of README.md. `documents` (what the model was trained on) give exact counts by source and licence;
-    without them the manifests above the model say what they know."""
+    without them the manifests above the model say what they know. `masked`: a mixed model exported as a masked LM."""
     records = lineage([a for a in (model, evaluation, *documents) if a is not None])
     statistics = [s for artifact in documents if (s := artifact.json("statistics.json"))]
     results = (evaluation.json("results.json") if evaluation else None) or {"metrics": []}
@@ -37,12 +39,14 @@ def model_card(
     chosen = licence or (licences[0] if whole else None)
     languages = _languages(results["metrics"], statistics, records)
     config = ModelConfig.read(model.path)
+    config = config.model_copy(update={"model_type": "eurobert"}) if masked else config
+    scratch = [] if any(record.stage == "import" for record in records.values()) else ["trained-from-scratch"]
     metadata = {
         "language": languages or None,
         "license": chosen.lower() if chosen else "unknown",
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["lmcraft", config.model_type, "trained-from-scratch"],
+        "pipeline_tag": "text-generation" if config.causal else "fill-mask",
+        "tags": ["lmcraft", config.model_type, *scratch],
         "model-index": [{"name": name, "results": _index(results["metrics"])}] if results["metrics"] else None,
     }
     metadata = {key: value for key, value in metadata.items() if value is not None}
@@ -59,6 +63,8 @@ def model_card(
         name=name,
         description=description,
         config=config,
+        family=FAMILIES[config.model_type],
+        special_shape=special_shape(config),
         chat="sft" in stages or not records,
         metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=120).strip(),
         licence=chosen,
@@ -98,6 +104,11 @@ def _sources(records: Mapping[str, Record], statistics: Sequence[Mapping[str, An
     if len(licences) == 1 and not any("(none)" in each.get("by", {}).get("licence", {}) for each in statistics):
         for source in found.values():
             source["licence"] = source["licence"] or licences[0]
+    for record in records.values():
+        if record.stage == "import":  # its licence binds as that of text does
+            name = record.sources[0]["name"].rpartition("/")[0]
+            origin = "a model made elsewhere, trained on text that is not recorded here"
+            found[name] = {"name": name, "origin": origin, "licence": record.summary.get("licence"), "kept": None}
     return list(found.values())
 
 
@@ -120,7 +131,7 @@ def _curated(record: Record) -> dict[str, Any]:
 
 
 def _training(record: Record) -> dict[str, Any]:
-    names = ("steps", "tokens", "loss", "heldout_bits_per_byte")
+    names = ("steps", "tokens", "loss", "heldout_bits_per_byte", "heldout_masked_nats")
     settings = ("optimizer", "learning_rate", "weight_decay", "warmup", "decay", "clip_norm", "epochs", "seed")
     return {
         "step": record.step,

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmcraft.model import Transformer, load_model
+from lmcraft.inference.engine import Engine
+from lmcraft.inference.fill_mask import fill_mask
+from lmcraft.model import ModelConfig, Transformer, load_model
 from lmcraft.recipe.stage import UserError
 from lmcraft.tokens import Tokenizer
+from lmcraft.tokens.tokenizer import MASK
 
 TOLERANCE = 1e-4
 """Largest difference of two logits, as a share of the largest logit, in float32."""
@@ -44,30 +47,37 @@ class ExportDiffers(RuntimeError):
 
 def check_export(exported: Path, model: Path, texts: Sequence[str] = (), seed: int = 0) -> dict[str, Any]:
     """Compare `transformers` on `exported` with lmcraft on `model`, in float32 on the CPU: token ids, chat rendering,
-    loss masks, logits, greedy continuations. `texts` are further real texts to compare on.
+    loss masks, logits, greedy continuations (of a masked LM, what fills its masks). `texts` are further real texts to
+    compare on.
 
     Returns what was compared and how close it came. Raises ExportDiffers at the first difference, UserError when
     `transformers` is not installed.
     """
     ours, tokenizer = load_model(model, "cpu", torch.float32), Tokenizer.load(model)
+    masked = not ModelConfig.read(exported).causal
     with _offline():
-        theirs, their_tokenizer, version = _load(exported)
+        theirs, their_tokenizer, version = _load(exported, masked)
         samples = [*TEXTS, *texts]
         _compare_tokens(tokenizer, their_tokenizer, samples)
         _compare_chats(tokenizer, their_tokenizer)
         inputs = _inputs(tokenizer, ours, samples, seed)
-        worst = _compare_logits(ours, theirs, inputs)
+        worst = _compare_logits(ours, theirs, inputs, masked)
+        compared = {
+            "transformers": version,
+            "texts": len(samples),
+            "chats": len(CHATS),
+            "logit_inputs": len(inputs),
+            "max_relative_logit_difference": float(f"{worst:.3g}"),
+            "tolerance": TOLERANCE,
+        }
+        if masked:
+            return {**compared, "masks_filled": _compare_fillings(Engine(ours, tokenizer), theirs, their_tokenizer)}
         prompts = [tokenizer.encode_prompt(chat) for chat in CHATS] + inputs[: len(TEXTS)]
         room = ours.config.max_position_embeddings - GREEDY_TOKENS
         prompts = [prompt[: min(room, 64)] for prompt in prompts] if room > 0 else []
         equal, ties = _compare_greedy(ours, theirs, prompts)
     return {
-        "transformers": version,
-        "texts": len(samples),
-        "chats": len(CHATS),
-        "logit_inputs": len(inputs),
-        "max_relative_logit_difference": float(f"{worst:.3g}"),
-        "tolerance": TOLERANCE,
+        **compared,
         "prompts": len(prompts),
         "greedy_tokens": GREEDY_TOKENS * len(prompts),
         "greedy_tokens_equal": equal,
@@ -89,7 +99,7 @@ def _offline() -> Any:
             os.environ["HF_HUB_OFFLINE"] = before
 
 
-def _load(directory: Path) -> tuple[Any, Any, str]:
+def _load(directory: Path, masked: bool) -> tuple[Any, Any, str]:
     try:
         import transformers
     except ImportError:
@@ -97,9 +107,8 @@ def _load(directory: Path) -> tuple[Any, Any, str]:
     shown = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            directory, local_files_only=True, dtype=torch.float32, trust_remote_code=False
-        )
+        kind = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
+        model = kind.from_pretrained(directory, local_files_only=True, dtype=torch.float32, trust_remote_code=False)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
@@ -147,11 +156,11 @@ def _inputs(tokenizer: Tokenizer, model: Transformer, texts: Sequence[str], seed
 
 
 @torch.inference_mode()
-def _compare_logits(ours: Transformer, theirs: Any, inputs: Sequence[Sequence[int]]) -> float:
-    worst = 0.0
+def _compare_logits(ours: Transformer, theirs: Any, inputs: Sequence[Sequence[int]], masked: bool) -> float:
+    worst, seen = 0.0, torch.ones(1, dtype=torch.bool) if masked else None
     for ids in inputs:
         tokens = torch.tensor([ids])
-        a, b = ours(tokens).float(), theirs(tokens).logits.float()
+        a, b = ours(tokens, bidirectional_B=seen).float(), theirs(tokens).logits.float()
         if a.shape != b.shape:
             raise ExportDiffers(f"logits have shape {tuple(b.shape)} in transformers, {tuple(a.shape)} in lmcraft")
         difference = (a - b).abs()
@@ -200,6 +209,25 @@ def _compare_greedy(ours: Transformer, theirs: Any, prompts: Sequence[Sequence[i
                     f"{int(row.argmax())} in lmcraft"
                 )
     return equal, ties
+
+
+def _compare_fillings(engine: Engine, theirs: Any, their_tokenizer: Any) -> int:
+    """How many masks were filled with the same tokens, of the same probability, as by the fill-mask pipeline."""
+    from transformers import pipeline
+
+    fill = pipeline("fill-mask", model=theirs, tokenizer=their_tokenizer, top_k=5, device="cpu")
+    texts = [" ".join([*text.split(" ")[:3], MASK, *text.split(" ")[4:]]) for text in TEXTS]
+    texts = [text for text in texts if len(engine.tokenizer.encode_masked(text)) < engine.context]
+    for text, (mask,) in zip(texts, fill_mask(engine, texts), strict=True):
+        for ours, other in zip(mask, fill(text), strict=True):
+            apart = abs(ours.probability - other["score"])
+            tie = apart <= TOLERANCE * other["score"]
+            if apart > TOLERANCE or not (tie or ours.token == other["token"]):
+                raise ExportDiffers(
+                    f"{ours.text!r} fills {text[:40]!r} with probability {ours.probability:.4f} in lmcraft, "
+                    f"{other['token_str']!r} with {other['score']:.4f} in transformers"
+                )
+    return len(texts)
 
 
 def _same(what: str, ours: Any, theirs: Any) -> None:

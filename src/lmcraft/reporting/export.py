@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lmcraft.inference.devices import use_workers
-from lmcraft.model import load_model, save_model
+from lmcraft.model import ModelConfig, load_model, save_model
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, StageConfig, UserError
 from lmcraft.reporting.artifacts import read_artifact
 from lmcraft.reporting.card import model_card
@@ -32,6 +33,11 @@ class ExportConfig(StageConfig):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="Type of the stored weights; null: as they were trained."
     )
+    masked: bool = Field(
+        False,
+        description="Of a model pretrained with objective: mixed, write the masked LM (EuroBERT) instead of the causal "
+        "one (Llama); the weights are the same.",
+    )
 
 
 def run(config: ExportConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def run(config: ExportConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
     given = inputs.get("evaluation")
     evaluation = read_artifact(given) if given is not None else None
     documents = [read_artifact(directory) for directory in [inputs.get("documents")] if directory is not None]
-    write_directory(model.path, out, config.dtype)
+    write_directory(model.path, out, config.dtype, config.masked)
     with runtime.progress.task("comparing with transformers", 1, "models") as task:
         # Stored in fewer bits, the weights are others; the comparison is then with what was stored.
         reference = model.path if config.dtype is None else out
@@ -53,13 +59,14 @@ def run(config: ExportConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
         task.advance()
     write_json(out / "export.json", compared)
     write_text(
-        out / "README.md", model_card(config.name, config.description, config.licence, model, evaluation, documents)
+        out / "README.md",
+        model_card(config.name, config.description, config.licence, model, evaluation, documents, config.masked),
     )
     return {"name": config.name, **compared}
 
 
-def write_directory(model: Path, out: Path, dtype: str | None) -> None:
-    """The files that `transformers` reads; none of lmcraft's own."""
+def write_directory(model: Path, out: Path, dtype: str | None, masked: bool = False) -> None:
+    """The files that `transformers` reads; none of lmcraft's own. `masked`: of a mixed model, those of a masked LM."""
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.load(model)
     if dtype is None:
@@ -72,9 +79,24 @@ def write_directory(model: Path, out: Path, dtype: str | None) -> None:
             raise UserError(f"{model} holds no *.safetensors; give the directory of a trained model")
     else:
         save_model(load_model(model), out, dtype, list(tokenizer.stop_ids))
+    if masked:
+        _as_masked(model, out)
     for name in TOKENIZER_FILES:
         if (model / name).is_file():
             shutil.copyfile(model / name, out / name)
+
+
+def _as_masked(model: Path, out: Path) -> None:
+    """Llama and EuroBERT have the same parameters: only the config says that what follows is seen."""
+    shape = ModelConfig.read(model)
+    if shape.mask_token_id is None or shape.model_type not in ("llama", "eurobert"):
+        raise UserError(
+            f"{model} was not trained to fill masks and cannot be exported so: leave masked out, or pretrain with "
+            "objective: mixed"
+        )
+    dtype = json.loads((out / "config.json").read_text(encoding="utf-8"))["dtype"]
+    write_json(out / "config.json", shape.model_copy(update={"model_type": "eurobert"}).to_huggingface(dtype))
+    (out / "generation_config.json").unlink(missing_ok=True)
 
 
 def _texts(samples: list[dict[str, Any]] | None, most: int = 12) -> list[str]:

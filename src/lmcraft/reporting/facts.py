@@ -13,6 +13,13 @@ from lmcraft.reporting.artifacts import Artifact, Record
 
 MOST_GROUPS = 12
 SAMPLES_A_REASON = 5
+FAMILIES = {
+    "qwen3": "Qwen3 dense",
+    "llama": "Llama",
+    "olmo3": "Olmo3",
+    "qwen3_moe": "Qwen3-MoE",
+    "eurobert": "EuroBERT",
+}
 
 
 def gather(artifacts: Sequence[Artifact], records: Mapping[str, Record]) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def _model(artifact: Artifact) -> dict[str, Any]:
         "parameters": config.parameters(),
         "parts": _parts(config),
         "shape": {
-            "architecture": {"qwen3": "Qwen3 dense", "llama": "Llama"}[config.model_type],
+            "architecture": FAMILIES[config.model_type],
             "layers": config.num_hidden_layers,
             "width": config.hidden_size,
             "query heads": config.num_attention_heads,
@@ -130,6 +137,7 @@ def _model(artifact: Artifact) -> dict[str, Any]:
             "positions": config.max_position_embeddings,
             "RoPE base": config.rope_theta,
             "embeddings": "tied" if config.tie_word_embeddings else "untied",
+            **special_shape(config),
         },
         "training": flat(artifact.json("training.json") or {}),
         "curves": _curves(artifact.rows("metrics.jsonl")),
@@ -137,11 +145,26 @@ def _model(artifact: Artifact) -> dict[str, Any]:
     }
 
 
+def special_shape(config: ModelConfig) -> dict[str, Any]:
+    """What only some families have."""
+    shape: dict[str, Any] = {}
+    if config.sliding_window is not None:
+        windows = config.kinds.count("sliding_attention")
+        shape["window"] = f"{config.sliding_window} positions in {windows} of {config.num_hidden_layers} layers"
+    if config.num_experts is not None:
+        shape["experts"] = f"{config.num_experts} of width {config.moe_intermediate_size}"
+        shape["experts a token meets"] = config.num_experts_per_tok
+        shape["parameters a token meets"] = config.parameters(active=True)
+    if config.rope_scaling is not None:
+        shape["RoPE scaling"] = f"{config.rope_scaling.rope_type}, {config.rope_scaling.factor:g} times"
+    return shape
+
+
 def _parts(config: ModelConfig) -> dict[str, int]:
     """Parameters by what they do; they add up to `parameters`."""
     d, a = config.hidden_size, config.head_dim
     attention = config.num_hidden_layers * 2 * d * a * (config.num_attention_heads + config.num_key_value_heads)
-    feed_forward = config.num_hidden_layers * 3 * d * config.intermediate_size
+    feed_forward = sum(config.feed_forward(layer) for layer in range(config.num_hidden_layers))
     tables = config.vocab_size * d * (1 if config.tie_word_embeddings else 2)
     rest = config.parameters() - attention - feed_forward - tables
     return {"embeddings": tables, "attention": attention, "feed-forward": feed_forward, "norms": rest}
@@ -162,6 +185,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
     for name, keys in (
         ("loss", ("loss",)),
         ("heldout_bits_per_byte", ("heldout_bits_per_byte",)),
+        ("heldout_masked_nats", ("heldout_masked_nats",)),
         ("learning_rate", ("lr", "rate")),
         ("grad_norm", ("grad_norm",)),
     ):

@@ -214,6 +214,7 @@ def _training(model: Mapping[str, Any], artifacts: Sequence[Artifact]) -> dict[s
     for name, title, y_format in (
         ("loss", "Loss on the training text, nats a token", "{:.3g}".format),
         ("heldout_bits_per_byte", "Held-out text, bits a byte", "{:.3g}".format),
+        ("heldout_masked_nats", "Held-out text, nats a masked token", "{:.3g}".format),
         ("learning_rate", "Learning rate" + (", share of its peak" if relative else ""), "{:.2g}".format),
         ("grad_norm", "Norm of the gradient", "{:.2g}".format),
     ):
@@ -232,7 +233,7 @@ def _training(model: Mapping[str, Any], artifacts: Sequence[Artifact]) -> dict[s
         "step": model["step"],
         "charts": charts,
         "settings": model["training"],
-        "heldout": bool(curves.get("heldout_bits_per_byte")),
+        "heldout": bool(curves.get("heldout_bits_per_byte") or curves.get("heldout_masked_nats")),
         "speed": _median(telemetry, "tokens_per_second"),
         "mfu": _median(telemetry, "mfu"),
     }

@@ -269,7 +269,7 @@ STAGE = Stage(
     name="tokens",
     version=1,
     config=TokensConfig,
-    inputs={"documents": Input(kinds=("documents",)), "tokenizer": Input(kinds=("tokenizer",))},
+    inputs={"documents": Input(kinds=("documents",)), "tokenizer": Input(kinds=("tokenizer", "model"))},
     output="tokens",
     run=run,
     help="Encode the documents and pack them into shards of token ids.",

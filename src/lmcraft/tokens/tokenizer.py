@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib import resources
@@ -22,6 +23,11 @@ IM_START = "<|im_start|>"
 IM_END = "<|im_end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, PAD, IM_START, IM_END)
 """In the order of their ids, from 0."""
+MASK = "<|mask|>"
+"""Stands for a token to be filled in; only in tokenizers that were asked for it, behind the others."""
+
+
+_BEFORE_MASK = re.compile(r"[^\S\x1c-\x1f]*" + re.escape(MASK))  # Unicode's white space, as `tokenizers` strips it
 
 
 class Tokenizer:
@@ -38,7 +44,9 @@ class Tokenizer:
         vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
         if missing := [token for token in SPECIAL_TOKENS if token not in vocabulary]:
             raise UserError(f"the tokenizer lacks the special token {missing[0]}")
-        ids = {token: vocabulary[token] for token in SPECIAL_TOKENS}
+        # Nothing learnt is called <|mask|>: the pattern of words parts its letters from its signs.
+        specials = (*SPECIAL_TOKENS, MASK) if MASK in vocabulary else SPECIAL_TOKENS
+        ids = {token: vocabulary[token] for token in specials}
         self._control_ids: dict[str, int] = ids
         self._special_ids: dict[int, str] = {number: token for token, number in ids.items()}
         self.bos_id: int = ids[END_OF_TEXT]
@@ -46,8 +54,10 @@ class Tokenizer:
         self.pad_id: int = ids[PAD]
         self.im_start_id: int = ids[IM_START]
         self.im_end_id: int = ids[IM_END]
+        self.mask_id: int | None = ids.get(MASK)
+        self.special_ids: tuple[int, ...] = tuple(ids.values())
         self.stop_ids: tuple[int, ...] = (self.eos_id, self.im_end_id)
-        self._chat = ChatTemplate(chat_template, SPECIAL_TOKENS, END_OF_TEXT)
+        self._chat = ChatTemplate(chat_template, specials, END_OF_TEXT)
         self._bytes = _bytes_of_tokens(vocabulary, self._special_ids)
 
     @classmethod
@@ -72,7 +82,7 @@ class Tokenizer:
         """Write the files from which `transformers.AutoTokenizer` makes the same tokenizer. Same bytes every time."""
         directory = Path(directory)
         write_text(directory / "chat_template.jinja", self.chat_template)
-        write_json(directory / "tokenizer_config.json", _huggingface_config())
+        write_json(directory / "tokenizer_config.json", _huggingface_config(self.mask_id is not None))
         write_text(directory / "tokenizer.json", self.json)
 
     @property
@@ -93,6 +103,14 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: no special token is added, and none is recognised in the text."""
         return self.encode_batch([text])[0]
+
+    def encode_masked(self, text: str) -> list[int]:
+        """Ids of a text in which `<|mask|>`, and nothing else, is a control token. White space before it belongs to
+        the word that is asked for, as the tokens of words begin with theirs. Raises UserError without a mask token."""
+        if self.mask_id is None:
+            raise UserError(f"the tokenizer has no {MASK}: train it with mask_token: true")
+        first, *rest = self.encode_batch(_BEFORE_MASK.split(text))
+        return first + [number for part in rest for number in (self.mask_id, *part)]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all cores."""
@@ -168,7 +186,7 @@ def default_chat_template() -> str:
     return (resources.files("lmcraft.tokens") / "chat_template.jinja").read_text(encoding="utf-8")
 
 
-def _huggingface_config() -> dict[str, Any]:
+def _huggingface_config(mask: bool) -> dict[str, Any]:
     # The class is named as transformers 4 and 5 both know it. A model's own class (Qwen2Tokenizer beside a Qwen3
     # config.json) would put its own normaliser in place of ours.
     return {
@@ -176,6 +194,7 @@ def _huggingface_config() -> dict[str, Any]:
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
         "pad_token": PAD,
+        **({"mask_token": MASK} if mask else {}),
         "additional_special_tokens": [IM_START, IM_END],
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import tokenizers
 from pydantic import Field
-from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from lmcraft.corpus.documents import read_documents, stored_bytes
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, StageConfig, Task, UserError
 from lmcraft.tokens.files import write_json
-from lmcraft.tokens.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, Tokenizer, default_chat_template
+from lmcraft.tokens.tokenizer import END_OF_TEXT, MASK, SPECIAL_TOKENS, Tokenizer, default_chat_template
 
 SMALLEST = 512
 """Fewest tokens of a vocabulary."""
@@ -37,6 +37,7 @@ class TokenizerConfig(StageConfig):
         ge=1,
         description="Of more training text than this, documents drawn by hash are learnt from.",
     )
+    mask_token: bool = Field(default=False, description=f"Add {MASK}, which training with masks needs.")
 
 
 def run(config: TokenizerConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -80,10 +81,12 @@ def train_bpe(texts: Iterator[str], config: TokenizerConfig) -> tokenizers.Token
         ]
     )
     backend.decoder = decoders.ByteLevel()
+    # lstrip: the space before a mask is part of the word asked for (RoBERTa).
+    mask = [AddedToken(MASK, lstrip=True, normalized=False, special=True)] if config.mask_token else []
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[*SPECIAL_TOKENS, *mask],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

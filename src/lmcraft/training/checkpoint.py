@@ -2,11 +2,12 @@
 
 A checkpoint is a folder `step-<n>` with `tensors.safetensors` and `state.json`; it appears by a rename, so it is whole
 or not there. `state.json` names its own digest and that of the tensors: a damaged checkpoint is passed over for the
-one before.
+one before. It also says of which run it is: settings, network and data. Another run is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,46 +19,112 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmcraft.recipe.stage import Progress
+from lmcraft.recipe.stage import Progress, UserError
 
 KEPT = 2
+"""Checkpoints that stay, besides the best one."""
+
+Identity = dict[str, Any]
+"""What a run is made of: nested dicts of JSON values, such as `{"settings": {"learning_rate": 0.01}}`."""
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write nested dicts and lists of tensors, numbers, text and None. Older checkpoints but one are removed."""
+def save_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], run: Identity | None = None, quality: float | None = None
+) -> None:
+    """Write nested dicts and lists of tensors, numbers, text and None.
+
+    The last `KEPT` checkpoints stay, and the one of the lowest `quality` (held-out bits per byte), if any has one. On
+    an error (a full disk) what was begun is removed, and the checkpoints before stay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     plain = _take_tensors(state, "", tensors)
     temporary = folder / f"writing-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    save_file(tensors, temporary / "tensors.safetensors")
-    digest = _sha256(temporary / "tensors.safetensors")
-    record = {"step": step, "sha256": digest, "state_sha256": _text_sha256(json.dumps(plain)), "state": plain}
-    (temporary / "state.json").write_text(json.dumps(record), encoding="utf-8")
-    for file in temporary.iterdir():
-        with file.open("r+b") as handle:
-            os.fsync(handle.fileno())
+    try:
+        save_file(tensors, temporary / "tensors.safetensors")
+        digest = _sha256(temporary / "tensors.safetensors")
+        digests = {"sha256": digest, "state_sha256": _text_sha256(json.dumps(plain))}
+        record = {"step": step, "quality": quality, "run": run or {}, **digests, "state": plain}
+        (temporary / "state.json").write_text(json.dumps(record), encoding="utf-8")
+        for file in temporary.iterdir():
+            with file.open("r+b") as handle:
+                os.fsync(handle.fileno())
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     target = folder / f"step-{step:09d}"
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    _fsync_folder(folder)
+    _forget_others(folder)
 
 
-def load_checkpoint(folder: Path, progress: Progress) -> tuple[int, dict[str, Any]] | None:
-    """The newest whole checkpoint as (step, state), tensors on the CPU; None when there is none."""
+def _forget_others(folder: Path) -> None:
+    paths = sorted(folder.glob("step-*"))
+    qualities: dict[Path, float] = {}
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            quality = json.loads((path / "state.json").read_text(encoding="utf-8"))["quality"]
+            if quality is not None:
+                qualities[path] = quality
+    best = min(qualities, key=lambda path: (qualities[path], path), default=None)
+    for path in paths[:-KEPT]:
+        if path != best:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name != "nt":  # Windows opens no folders
+        place = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
+
+
+def load_checkpoint(folder: Path, progress: Progress, run: Identity | None = None) -> tuple[int, dict[str, Any]] | None:
+    """The newest whole checkpoint as (step, state), tensors on the CPU; None when there is none.
+
+    Raises UserError when it is of another run than `run`, and names what differs.
+    """
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            then = record["run"]
             if _sha256(path / "tensors.safetensors") != record["sha256"]:
                 raise ValueError("its tensors do not have the digest that it names")
             if _text_sha256(json.dumps(record["state"])) != record["state_sha256"]:
                 raise ValueError("its state does not have the digest that it names")
-            return record["step"], _put_tensors(record["state"], load_file(path / "tensors.safetensors"))
+            state = _put_tensors(record["state"], load_file(path / "tensors.safetensors"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             progress.note(f"  checkpoint {path.name} is damaged ({error}); going back to the one before")
+            continue
+        _check_run(path, then, run or {})
+        return record["step"], state
     return None
+
+
+def _check_run(path: Path, then: Identity, now: Identity) -> None:
+    if differing := _differences(json.loads(json.dumps(then)), json.loads(json.dumps(now))):
+        shown = "; ".join(f"{name} was {old}, now {new}" for name, old, new in differing[:3])
+        more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+        raise UserError(
+            f"{path} is a checkpoint of another run: {shown}{more}; set that back to go on, or remove "
+            f"{path.parent} to begin anew"
+        )
+
+
+def _differences(then: Any, now: Any, name: str = "") -> list[tuple[str, str, str]]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        names = list(dict.fromkeys([*then, *now]))
+        return [
+            difference
+            for key in names
+            for difference in _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if then == now else [(name, json.dumps(then), json.dumps(now))]
 
 
 def _take_tensors(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 
 from lmcraft.model import ModelConfig
+from lmcraft.model.rotary import RopeScaling
 from lmcraft.recipe.stage import StageConfig, UserError
 
 
@@ -24,33 +25,89 @@ class TrainingConfig(StageConfig):
     decay: float = Field(0.6, ge=0, le=1, description="share of the steps, at the end, in which it falls linearly")
     final_rate: float = Field(0.02, ge=0, le=1, description="rate at the last step, as a share of the peak")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient; larger ones are scaled down")
+    spike_limit: float | None = Field(
+        6.0,
+        gt=0,
+        description="a step is left out whose loss or gradient norm lies so many standard deviations above the mean of "
+        "the last 128; null: only when it is not finite",
+    )
     z_loss: float = Field(0.0, ge=0, description="weight of logsumexp² (keeps logits small)")
     batch_tokens: int | None = Field(None, gt=0, description="tokens of a step; default: derived")
     micro_batch_tokens: int | None = Field(None, gt=0, description="tokens of one forward pass; default: derived")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the matrix products")
-    evaluations: int = Field(8, ge=0, description="how often held-out bits per byte are measured on the way")
+    evaluations: int = Field(8, ge=0, description="how often held-out text is measured on the way")
     heldout_tokens: int = Field(40_000, gt=0, description="held-out tokens measured each time")
     seed: int = Field(0, ge=0)
 
 
 class PretrainConfig(TrainingConfig):
-    """Pretraining of a new network. `depth` (or `parameters`) is the dial; all else is derived and can be set."""
+    """Pretraining. Of a new network, `depth` (or `parameters`) is the dial; all else is derived and can be set. An
+    input `model` brings its shape with it, and a setting of the shape that it does not have is an error."""
 
     depth: int | None = Field(None, gt=0, description="number of layers; the dial")
     parameters: int | None = Field(None, gt=0, description="wanted number of parameters, instead of depth")
-    architecture: Literal["qwen3", "llama"] = "qwen3"
+    objective: Literal["next_token", "masked", "mixed"] = Field(
+        "next_token",
+        description="next_token: a causal LM; masked: a masked LM, which sees both sides of a mask; mixed: one network "
+        "for both, by rows. The last two need a tokenizer with mask_token: true",
+    )
+    mask_share: float = Field(0.3, gt=0, le=0.8, description="share of a masked row's tokens that are hidden")
+    masking: Literal["tokens", "spans"] = Field("tokens", description="hidden singly, or in runs of 3.8 on average")
+    masked_rows: float = Field(0.5, gt=0, lt=1, description="share of the rows that are masked, where mixed")
+    predict_ahead: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="next_token: tokens after the next one that layers beside the model learn to predict; they are not "
+        "part of the model that is written",
+    )
+    predict_ahead_weight: float = Field(0.3, gt=0, description="weight of their mean loss beside the next token's")
+    architecture: Literal["qwen3", "llama", "olmo3", "qwen3_moe"] | None = Field(
+        None,
+        description="default: qwen3; olmo3 has sliding windows, qwen3_moe mixtures of experts; masked is always "
+        "eurobert, mixed always llama, which is eurobert's causal twin",
+    )
     hidden_size: int | None = Field(None, gt=0, description="default: 64 a layer")
     intermediate_size: int | None = Field(None, gt=0, description="default: 8/3 hidden_size, to the next 64")
     head_dim: int | None = Field(None, gt=0, description="default: 64 up to 1024 hidden_size, then 128")
     heads: int | None = Field(None, gt=0, description="default: hidden_size / head_dim")
     kv_heads: int | None = Field(None, gt=0, description="default: heads")
-    tie_embeddings: bool = True
-    context: int = Field(512, gt=1, description="tokens of a row, and the model's context")
+    tie_embeddings: bool | None = Field(None, description="default: true, or as the input model has it")
+    sliding_window: int | None = Field(
+        None, gt=0, description="olmo3: positions that three layers of four see; default: half the context"
+    )
+    experts: int | None = Field(None, gt=1, description="qwen3_moe: experts of a layer; default: 8")
+    experts_per_token: int | None = Field(None, gt=0, description="qwen3_moe: experts a token meets; default: 2")
+    moe_intermediate_size: int | None = Field(
+        None,
+        gt=0,
+        description="qwen3_moe: width of an expert; default: intermediate_size / experts_per_token, to the next 32, so "
+        "that a token meets as many weights as in the dense network",
+    )
+    router_aux_loss: float = Field(
+        0.01, ge=0, description="qwen3_moe: weight of the load-balancing loss; nothing is ever dropped"
+    )
+    context: int = Field(
+        512,
+        gt=1,
+        description="tokens of a row, and the model's context; longer than the input model's only with rope_scaling or "
+        "rope_theta",
+    )
     packing: Literal["best_fit", "concatenate"] = Field(
         "best_fit", description="rows of whole documents where they fit, or one stream cut wherever a row is full"
     )
-    rope_theta: float = Field(10_000.0, gt=0)
-    train_tokens: int | None = Field(None, gt=0, description="default: tokens_per_parameter x parameters")
+    rope_theta: float | None = Field(None, gt=0, description="default: 10000, or that of the input model")
+    rope_scaling: RopeScaling | None = Field(
+        None, description="how the positions of the input model are stretched to a longer context"
+    )
+    new_vocabulary: bool = Field(
+        False,
+        description="give the input model the tokenizer of this run: rows of its embeddings for tokens that both write "
+        "alike are kept, the others start at the mean",
+    )
+    train_tokens: int | None = Field(
+        None, gt=0, description="default: tokens_per_parameter x parameters (of experts, those a token meets)"
+    )
     tokens_per_parameter: float = Field(12.0, gt=0)
     max_epochs: float = Field(40.0, gt=0, description="refuse to see the corpus more often than this")
 
@@ -60,12 +117,45 @@ class PretrainConfig(TrainingConfig):
             raise ValueError("set depth or parameters, not both")
         return self
 
+    @model_validator(mode="after")
+    def _of_the_family(self) -> PretrainConfig:
+        for name in ("experts", "experts_per_token", "moe_intermediate_size"):
+            if getattr(self, name) is not None and self.architecture != "qwen3_moe":
+                raise ValueError(f"{name} belongs to architecture qwen3_moe")
+        if self.sliding_window is not None and self.architecture != "olmo3":
+            raise ValueError("sliding_window belongs to architecture olmo3")
+        if (self.experts_per_token or 2) > (self.experts or 8):
+            raise ValueError("experts_per_token must not exceed experts")
+        return self
+
+    @model_validator(mode="after")
+    def _masked(self) -> PretrainConfig:
+        if self.objective != "next_token" and self.architecture not in (None, "llama"):
+            raise ValueError(
+                f"objective {self.objective} trains no {self.architecture}: transformers reads a masked LM of it as "
+                "eurobert, which has no such layers; leave architecture out"
+            )
+        if self.objective != "next_token" and self.predict_ahead:
+            raise ValueError(
+                f"predict_ahead looks past the next token; objective {self.objective} hides tokens on both sides: "
+                "leave predict_ahead out, or take objective: next_token"
+            )
+        return self
+
+    @property
+    def model_type(self) -> Literal["qwen3", "llama", "olmo3", "qwen3_moe", "eurobert"]:
+        """What `transformers` is to read the trained network as."""
+        if self.objective == "masked":
+            return "eurobert"
+        return self.architecture or ("qwen3" if self.objective == "next_token" else "llama")
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
     """Everything that was derived, in the order in which it is printed."""
 
     parameters: int
+    active_parameters: int
     flops_per_token: float
     train_tokens: int
     corpus_tokens: int
@@ -81,7 +171,8 @@ class TrainingPlan:
 
 
 def derive_shape(config: PretrainConfig, vocab_size: int, special: dict[str, int]) -> ModelConfig:
-    """The network's shape from the dial: width 64 x depth (nanochat's ratio), SwiGLU width 8/3 (Shazeer 2020)."""
+    """The network's shape from the dial: width 64 x depth (nanochat's ratio), SwiGLU width 8/3 (Shazeer 2020); of
+    windows three layers in four, never the last (Olmo 3)."""
     if config.parameters is not None:
         shapes = [_shape(config, depth, vocab_size, special) for depth in range(1, 129)]
         return min(shapes, key=lambda shape: abs(shape.parameters() - (config.parameters or 0)))
@@ -97,19 +188,31 @@ def _shape(config: PretrainConfig, depth: int, vocab_size: int, special: dict[st
         raise UserError(f"heads ({heads}) must be a multiple of kv_heads ({kv_heads})")
     if head_dim % 2:
         raise UserError(f"head_dim ({head_dim}) must be even: rotary embeddings turn pairs")
+    intermediate = config.intermediate_size or -(-hidden * 8 // (3 * 64)) * 64
+    own: dict[str, Any] = {}
+    if config.model_type == "olmo3":
+        if heads * head_dim != hidden:
+            raise UserError(f"olmo3 needs heads x head_dim ({heads} x {head_dim}) equal to hidden_size ({hidden})")
+        full = [i % 4 == 0 or i == depth for i in range(1, depth + 1)]
+        own["layer_types"] = tuple("full_attention" if each else "sliding_attention" for each in full)
+        own["sliding_window"] = config.sliding_window or max(1, config.context // 2)
+    if config.model_type == "qwen3_moe":
+        chosen = config.experts_per_token or 2
+        own["num_experts"], own["num_experts_per_tok"], own["norm_topk_prob"] = config.experts or 8, chosen, True
+        own["moe_intermediate_size"] = config.moe_intermediate_size or -(-intermediate // (chosen * 32)) * 32
     return ModelConfig(
-        model_type=config.architecture,
+        model_type=config.model_type,
         vocab_size=vocab_size,
         hidden_size=hidden,
-        intermediate_size=config.intermediate_size or -(-hidden * 8 // (3 * 64)) * 64,
+        intermediate_size=intermediate,
         num_hidden_layers=depth,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         max_position_embeddings=config.context,
-        rope_theta=config.rope_theta,
-        tie_word_embeddings=config.tie_embeddings,
-        **special,
+        rope_theta=config.rope_theta or 10_000.0,
+        tie_word_embeddings=config.tie_embeddings is not False,
+        **{**own, **special},
     )
 
 

@@ -69,24 +69,31 @@ def matmul_seconds_per_token(
     """The floor of a training step: seconds that its matrix products alone take per token, measured here and now.
 
     Each linear layer's forward product and its two gradients at the step's own shapes and precision, with nothing
-    between them; attention's products and everything elementwise are left out. The fastest of up to 50 repeats counts:
-    other work on the machine can only slow them down.
+    between them; an expert's with the rows that it gets when all get as many; attention's products and everything
+    elementwise are left out. The fastest of up to 50 repeats counts: other work on the machine can only slow them down.
     """
     d, a = config.hidden_size, config.head_dim
     heads, kv, layers = config.num_attention_heads, config.num_key_value_heads, config.num_hidden_layers
-    shapes: dict[tuple[int, int], int] = {}
-    for inputs, outputs, times in (
-        (d, heads * a, layers),
-        (d, kv * a, 2 * layers),
-        (heads * a, d, layers),
-        (d, config.intermediate_size, 2 * layers),
-        (config.intermediate_size, d, layers),
-        (d, config.vocab_size, 1),
+    sparse = sum(config.sparse(layer) for layer in range(layers))
+    experts, chosen, width = config.num_experts or 1, config.num_experts_per_tok or 1, config.moe_intermediate_size or 1
+    share = max(1, tokens * chosen // experts)
+    shapes: dict[tuple[int, int, int], int] = {}
+    for inputs, outputs, most, times in (
+        (d, heads * a, tokens, layers),
+        (d, kv * a, tokens, 2 * layers),
+        (heads * a, d, tokens, layers),
+        (d, config.intermediate_size, tokens, 2 * (layers - sparse)),
+        (config.intermediate_size, d, tokens, layers - sparse),
+        (d, experts, tokens, sparse),
+        (d, width, share, 2 * chosen * sparse),
+        (width, d, share, chosen * sparse),
+        (d, config.vocab_size, tokens, 1),
     ):
-        shapes[inputs, outputs] = shapes.get((inputs, outputs), 0) + times
+        if times:
+            shapes[inputs, outputs, most] = shapes.get((inputs, outputs, most), 0) + times
     seconds = 0.0
-    for (inputs, outputs), times in shapes.items():
-        rows = min(tokens, max(64, 2**24 // outputs))
+    for (inputs, outputs, most), times in shapes.items():
+        rows = min(most, max(64, 2**24 // outputs))
         x = torch.randn(rows, inputs, device=device, dtype=dtype)
         w = torch.randn(outputs, inputs, device=device, dtype=dtype)
         g = torch.randn(rows, outputs, device=device, dtype=dtype)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -96,7 +97,8 @@ def concatenate(lengths: NDArray[np.int64], row_tokens: int, order: NDArray[np.i
 
 class Loader:
     """Batches of `rows` rows of `row_tokens` tokens. Each epoch packs all sequences anew in an order drawn from
-    (seed, epoch); batches run on across epochs, so `batch(step)` depends on nothing but its argument."""
+    (seed, epoch); batches run on across epochs, so `batch(step)` depends on nothing but its argument, as
+    must what `masking(batch, step)` makes of it."""
 
     def __init__(
         self,
@@ -107,17 +109,28 @@ class Loader:
         *,
         split: bool = True,
         packing: str = "best_fit",
+        masking: Callable[[Batch, int], Batch] | None = None,
     ):
         longest = int(sequences.lengths.max()) if len(sequences.lengths) else 0
         if not split and longest > row_tokens:
             raise UserError(f"a sequence of {longest} tokens does not fit rows of {row_tokens}; raise `context`")
         self.sequences, self.row_tokens, self.rows, self.seed = sequences, row_tokens, rows, seed
-        self.packing = packing
+        self.packing, self.masking = packing, masking
         self.pieces = split_sequences(sequences.lengths, row_tokens)
         if not self.pieces:
             raise UserError("there is nothing to train on: no sequence has two tokens; add text")
         self._epochs: dict[int, list[list[Piece]]] = {}
         self._firsts = [0]
+
+    def fingerprint(self) -> str:
+        """sha256 of the lengths of all sequences, and of the tokens and masks of 1000 of them spread over all."""
+        lengths = np.ascontiguousarray(self.sequences.lengths, np.int64)
+        digest = hashlib.sha256(lengths.tobytes())
+        for number in np.unique(np.linspace(0, len(lengths) - 1, 1000, dtype=np.int64)).tolist():
+            digest.update(np.ascontiguousarray(self.sequences.tokens_of(number), np.int64).tobytes())
+            mask = self.sequences.trained_on(number)
+            digest.update(b"" if mask is None else np.packbits(mask).tobytes())
+        return digest.hexdigest()
 
     def epoch(self, number: int) -> list[list[Piece]]:
         """The rows of an epoch."""
@@ -133,7 +146,8 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """The global batch of a step (from 0)."""
-        return self.collate([self._row(step * self.rows + i) for i in range(self.rows)])
+        batch = self.collate([self._row(step * self.rows + i) for i in range(self.rows)])
+        return batch if self.masking is None else self.masking(batch, step)
 
     def _row(self, number: int) -> list[Piece]:
         while number >= self._firsts[-1]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ import torch
 
 from lmcraft.inference.devices import resolve_device, use_workers
 from lmcraft.model import Transformer
-from lmcraft.recipe.stage import Runtime, UserError
-from lmcraft.training.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from lmcraft.recipe.stage import Runtime, Terminated, UserError
+from lmcraft.training.checkpoint import Identity, load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.hardware import (
     matmul_flops_per_token,
@@ -26,6 +27,7 @@ from lmcraft.training.hardware import (
 from lmcraft.training.loader import Loader
 from lmcraft.training.objectives import Batch, Objective, next_token
 from lmcraft.training.optimizers import make_optimizers, rate_factor, set_rates
+from lmcraft.training.stability import SpikeGuard
 
 CHECKPOINT_SECONDS = 20.0
 """Time between checkpoints: what a kill can cost."""
@@ -91,22 +93,26 @@ def train(
 
     The gradient of a step is that of (sum of losses) / (sum of weights) over the whole batch, so it does not depend on
     `micro_rows`. A run that was killed goes on from `runtime.scratch` and ends with the same weights, bit for bit on
-    the same machine. Raises UserError when the loss or the gradient is no longer finite.
+    the same machine; SIGTERM saves first. Raises UserError when the checkpoints there are of another run, and when the
+    loss or the gradient stay far above what they were or are not finite; Terminated after SIGTERM.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = machine.device
     model.to(device).train()
     optimizers = make_optimizers(model, config)
     history = History()
+    guard = SpikeGuard(config.spike_limit, steps)
     first = 0
     checkpoints = (runtime.scratch or out) / "checkpoints"
-    if restored := load_checkpoint(checkpoints, runtime.progress):
+    this_run = _identity(model, loader, config, steps)
+    if restored := load_checkpoint(checkpoints, runtime.progress, this_run):
         first, state = restored
         model.load_state_dict(state["model"])
         for optimizer, optimizer_state in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(optimizer_state)
         set_rng_state(state["rng"])
         history = History(state["metrics"], state["telemetry"])
+        guard.restore(state["guard"])
         runtime.progress.note(f"  resuming at step {first} of {steps}")
     if machine.compiled:
         for layer in model.model.layers:
@@ -135,19 +141,31 @@ def train(
     saved = mark = time.monotonic()
     marked = first
     seconds_before = history.telemetry[-1]["seconds"] if history.telemetry else 0.0
-    with runtime.progress.task("training", steps * step_tokens, "tokens", first * step_tokens) as task:
+    quality = _Best(history)
+
+    def save(step: int) -> None:
+        _save(checkpoints, step, model, optimizers, history, guard, this_run, quality.now())
+
+    with (
+        _Termination() as termination,
+        runtime.progress.task("training", steps * step_tokens, "tokens", first * step_tokens) as task,
+    ):
         for step in range(first, steps):
             factor = rate_factor(step, steps, config)
             set_rates(optimizers, factor)
             loss, weight = _accumulate(model, loader.batch(step), objective, micro_rows, machine)
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise UserError(_not_finite(step, loss, norm, checkpoints))
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
             done = step + 1
             row = {"step": done, "tokens": done * step_tokens, "loss": loss / weight, "rate": factor, "grad_norm": norm}
+            if reason := guard.stands_out(loss / weight, norm):
+                row["left_out"] = True
+                runtime.progress.note(f"  step {done} is left out: {reason}")
+                if guard.hopeless:
+                    raise UserError(_hopeless(done, reason, guard, checkpoints))
+            for optimizer in optimizers:
+                if not reason:
+                    optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             history.metrics.append(row)
             now = time.monotonic()
             if now - mark >= 2.0 or done == steps:
@@ -170,11 +188,15 @@ def train(
                 before = time.monotonic()
                 heldout = run_evaluation(done)
                 mark += time.monotonic() - before
-            if time.monotonic() - saved >= CHECKPOINT_SECONDS and done < steps:
+            due = time.monotonic() - saved >= CHECKPOINT_SECONDS or quality.improved()
+            if (due or termination.asked) and done < steps:
                 before = time.monotonic()
-                _save(checkpoints, done, model, optimizers, history)
+                save(done)
                 saved = time.monotonic()
                 mark += saved - before
+                if termination.asked:
+                    runtime.progress.note(f"  stopped after step {done} of {steps}; what was learnt is saved")
+                    raise Terminated
     run_evaluation(steps)
     if board:
         board.close()
@@ -207,8 +229,73 @@ def _detached(pair: tuple[torch.Tensor, int]) -> tuple[float, int]:
     return float(pair[0]), pair[1]
 
 
+class _Best:
+    """Held-out bits per byte as the history has them, and whether they were never so low."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.seen = len(self._values())
+
+    def _values(self) -> list[float]:
+        return [row["heldout_bits_per_byte"] for row in self.history.metrics if "heldout_bits_per_byte" in row]
+
+    def now(self) -> float | None:
+        """That of the last step, if it was measured there."""
+        last = self.history.metrics[-1] if self.history.metrics else {}
+        return last.get("heldout_bits_per_byte")
+
+    def improved(self) -> bool:
+        """Whether a new lowest value came since the last question."""
+        values = self._values()
+        new, self.seen = values[self.seen :], len(values)
+        return bool(new) and min(new) == min(values)
+
+
+class _Termination:
+    """Hears SIGTERM (a scheduler that takes the machine away) while it is open, in the main thread."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def _hear(self, number: int, frame: object) -> None:
+        self.asked = True
+
+    def __enter__(self) -> _Termination:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._hear)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def _identity(model: Transformer, loader: Loader, config: TrainingConfig, steps: int) -> Identity:
+    """What the next step depends on besides the checkpoint."""
+    return {
+        "settings": config.identity(),
+        "network": model.config.model_dump(mode="json"),
+        "data": {
+            "fingerprint": loader.fingerprint(),
+            "row_tokens": loader.row_tokens,
+            "rows": loader.rows,
+            "seed": loader.seed,
+            "packing": loader.packing,
+        },
+        "steps": steps,
+    }
+
+
 def _save(
-    folder: Path, step: int, model: Transformer, optimizers: list[torch.optim.Optimizer], history: History
+    folder: Path,
+    step: int,
+    model: Transformer,
+    optimizers: list[torch.optim.Optimizer],
+    history: History,
+    guard: SpikeGuard,
+    run: Identity,
+    quality: float | None,
 ) -> None:
     state = {
         "model": model.state_dict(),
@@ -216,17 +303,17 @@ def _save(
         "rng": rng_state(),
         "metrics": history.metrics,
         "telemetry": history.telemetry,
+        "guard": guard.state(),
     }
-    save_checkpoint(folder, step, state)
+    save_checkpoint(folder, step, state, run, quality)
 
 
-def _not_finite(step: int, loss: float, norm: float, checkpoints: Path) -> str:
-    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+def _hopeless(step: int, reason: str, guard: SpikeGuard, checkpoints: Path) -> str:
     kept = sorted(path.name for path in checkpoints.glob("step-*"))
     back = f"the last good checkpoint ({kept[-1]}) is kept" if kept else "no checkpoint was written yet"
     return (
-        f"training stopped at step {step + 1}: {what}; {back}; lower learning_rate or embedding_learning_rate, or set "
-        "precision: float32"
+        f"training stopped at step {step}: {reason}; steps left out in a row: {guard.left_out}; {back}; lower "
+        "learning_rate or embedding_learning_rate, or set precision: float32"
     )
 
 

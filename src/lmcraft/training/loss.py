@@ -21,8 +21,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Sum over the labelled positions of -log softmax(hidden · weightᵀ)[label] (+ z_loss · logsumexp², PaLM 2022).
 
-    Matrix products run in `dtype`, the softmax in float32. The gradient is computed in the forward pass, chunk by
-    chunk, so at most `CHUNK_ELEMENTS` logits exist at a time; backward only scales it.
+    Matrix products run in `dtype`, the softmax in float32 (float64 where that is `dtype`). The gradient is
+    computed in the forward pass, chunk by chunk, so at most `CHUNK_ELEMENTS` logits exist at a time; backward only
+    scales it.
     """
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, labels_N, dtype, z_loss)
 
@@ -35,16 +36,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         elements = CHUNK_ELEMENTS if hidden_ND.device.type == "cpu" else GPU_CHUNK_ELEMENTS
         chunk = max(1, elements // weight_VD.shape[0])
         weight = weight_VD.to(dtype)
+        wide = torch.promote_types(dtype, torch.float32)
         wants_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        total = torch.zeros((), device=hidden_ND.device, dtype=torch.float32)
+        total = torch.zeros((), device=hidden_ND.device, dtype=wide)
         grad_hidden = torch.zeros_like(hidden_ND, dtype=dtype) if wants_grad else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_grad else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=wide) if wants_grad else None
         for start in range(0, hidden_ND.shape[0], chunk):
             labels = labels_N[start : start + chunk]
             used = labels != IGNORE
             index = labels.clamp(min=0)[:, None]
             hidden = hidden_ND[start : start + chunk].to(dtype)
-            logits = torch.mm(hidden, weight.t()).float()
+            logits = torch.mm(hidden, weight.t()).to(wide)
             lse = torch.logsumexp(logits, dim=1)
             losses = lse - logits.gather(1, index)[:, 0]
             if z_loss:

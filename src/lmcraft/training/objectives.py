@@ -14,21 +14,26 @@ from lmcraft.training.loss import IGNORE, linear_cross_entropy
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows. All [R, T] int64: tokens, labels (the next token of the same document, or IGNORE), positions
-    (restarting in each document) and document numbers (equal within a document, different for padding)."""
+    """Packed rows. All [R, T] int64: tokens, labels (what each position predicts: the next token of the same document,
+    the token under a mask, or IGNORE), positions (restarting in each document) and document numbers (equal within a
+    document, different for padding). `bidirectional` [R] bool says which rows were masked and see what follows."""
 
     tokens: Tensor
     labels: Tensor
     positions: Tensor
     documents: Tensor
+    bidirectional: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> Batch:
-        part = slice(start, stop)
-        return Batch(self.tokens[part], self.labels[part], self.positions[part], self.documents[part])
+        return self._each(lambda part: part[start:stop])
 
     def to(self, device: torch.device) -> Batch:
-        parts = (self.tokens, self.labels, self.positions, self.documents)
-        return Batch(*(part.to(device, non_blocking=True) for part in parts))
+        return self._each(lambda part: part.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tokens, labels, positions, documents = map(change, (self.tokens, self.labels, self.positions, self.documents))
+        bidirectional = None if self.bidirectional is None else change(self.bidirectional)
+        return Batch(tokens, labels, positions, documents, bidirectional)
 
     @property
     def predicted(self) -> int:
@@ -40,13 +45,16 @@ Objective = Callable[[Transformer, Batch, torch.dtype], tuple[Tensor, int]]
 
 
 def next_token(z_loss: float = 0.0) -> Objective:
-    """Negative log-likelihood in nats of each labelled token given those before it in its document."""
+    """Negative log-likelihood in nats of each labelled token given those of its document that its row lets it see:
+    those before it, and in masked rows those after it."""
 
     def objective(model: Transformer, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, int]:
-        hidden_BTD = model.hidden(batch.tokens, batch.positions, batch.documents)
-        loss = linear_cross_entropy(
-            hidden_BTD.flatten(0, 1), model.lm_head.weight, batch.labels.flatten(), dtype=dtype, z_loss=z_loss
-        )
+        hidden_BTD = model.hidden(batch.tokens, batch.positions, batch.documents, bidirectional_B=batch.bidirectional)
+        hidden_ND, labels_N = hidden_BTD.flatten(0, 1), batch.labels.flatten()
+        if batch.bidirectional is not None:  # most of a masked row is not predicted and needs no logits
+            predicted = (labels_N != IGNORE).nonzero()[:, 0]
+            hidden_ND, labels_N = hidden_ND[predicted], labels_N[predicted]
+        loss = linear_cross_entropy(hidden_ND, model.lm_head.weight, labels_N, dtype=dtype, z_loss=z_loss)
         return loss, batch.predicted
 
     return objective

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lmcraft.inference.devices import resolve_device
 from lmcraft.model import ModelConfig, Transformer, save_model
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, UserError, count
 from lmcraft.tokens import Tokenizer, TokenShards
+from lmcraft.tokens.tokenizer import MASK
+from lmcraft.training.ahead import Ahead, next_tokens
+from lmcraft.training.balancing import balanced
 from lmcraft.training.config import (
     PretrainConfig,
     TrainingPlan,
@@ -22,11 +27,13 @@ from lmcraft.training.config import (
     default_batch_tokens,
     derive_shape,
 )
+from lmcraft.training.continued import continue_from, refuse_what_needs_a_model
 from lmcraft.training.hardware import resolve_precision
-from lmcraft.training.heldout import heldout_bits_per_byte
+from lmcraft.training.heldout import Evaluate, heldout_bits_per_byte, heldout_masked_nats
 from lmcraft.training.loader import Loader
-from lmcraft.training.loop import resolve_machine, train
-from lmcraft.training.objectives import next_token
+from lmcraft.training.loop import History, resolve_machine, train
+from lmcraft.training.masking import Masking
+from lmcraft.training.objectives import Batch, next_token
 
 
 class Documents:
@@ -51,34 +58,55 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
     documents = Documents(TokenShards(inputs["tokens"], "train"))
     if documents.shards.tokenizer_sha256 != tokenizer.sha256:
         raise UserError("these tokens were made by another tokenizer; give the tokenizer step that `tokens` used")
-    shape = derive_shape(
-        config,
-        tokenizer.vocab_size,
-        {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id},
-    )
-    plan, loader = make_training_plan(config, shape, documents, runtime)
-    model = Transformer(shape)
-    model.initialise(config.seed)
+    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    masking = make_masking(config, tokenizer)
+    if masking is not None:
+        special["mask_token_id"] = masking.mask_id
+    if "model" in inputs:
+        model = continue_from(inputs["model"], config, tokenizer, special)
+    else:
+        refuse_what_needs_a_model(config)
+        model = Transformer(derive_shape(config, tokenizer.vocab_size, special))
+        model.initialise(config.seed)
+    shape = model.config
+    plan, loader = make_training_plan(config, shape, documents, runtime, masking)
+    objective = next_token(config.z_loss)
+    if config.predict_ahead:
+        ahead = Ahead(shape, config.predict_ahead)
+        ahead.initialise(config.seed)
+        model.add_module("ahead", ahead)  # so that the optimizers and the checkpoints have it
+        objective = next_tokens(ahead, config.predict_ahead_weight, config.z_loss)
     machine = resolve_machine(model, config, runtime, plan.train_tokens, plan.micro_rows * plan.row_tokens)
     resolved = {
-        "shape": shape.model_dump(exclude={"bos_token_id", "eos_token_id", "pad_token_id"}),
+        "shape": shape.model_dump(
+            exclude={"bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"}, exclude_none=True
+        ),
         "plan": plan.describe(),
     }
     print_resolved({**resolved, "machine": machine.describe()}, runtime)
-    evaluate = heldout_bits_per_byte(inputs["tokens"], plan.row_tokens, plan.micro_rows, config.heldout_tokens)
+    heldout = make_evaluations(config, inputs["tokens"], plan, masking)
+    on_the_way, *afterwards = heldout
     history = train(
         model,
         loader,
-        next_token(config.z_loss),
+        balanced(objective, config.router_aux_loss) if shape.num_experts else objective,
         config,
         steps=plan.steps,
         micro_rows=plan.micro_rows,
         machine=machine,
-        evaluate=evaluate,
+        evaluate=heldout[on_the_way],
         out=out,
         runtime=runtime,
     )
-    save_model(model.float(), out, "float32", list(tokenizer.stop_ids))
+    model = model.float()
+    if config.predict_ahead:
+        del model.ahead
+    name_evaluations(history, on_the_way)
+    for name in afterwards:
+        if (evaluate := heldout[name]) is not None:
+            history.metrics[-1][name] = evaluate(nats_of(model, machine.device))
+    history.write(out)
+    save_model(model, out, "float32", list(tokenizer.stop_ids))
     tokenizer.save(out)
     (out / "training.json").write_text(json.dumps(resolved, indent=2) + "\n", encoding="utf-8")
     speeds = sorted(row["tokens_per_second"] for row in history.telemetry)
@@ -87,7 +115,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         "parameters": plan.parameters,
         "steps": plan.steps,
         "tokens": plan.steps * plan.rows * plan.row_tokens,
-        "heldout_bits_per_byte": history.metrics[-1].get("heldout_bits_per_byte"),
+        **{name: history.metrics[-1].get(name) for name in heldout},
         "loss": next(row["loss"] for row in reversed(history.metrics) if "loss" in row),
         "tokens_per_second": round(speeds[len(speeds) // 2]),
         "mfu": round(mfus[len(mfus) // 2], 4),
@@ -96,12 +124,58 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
     }
 
 
+def make_masking(config: PretrainConfig, tokenizer: Tokenizer) -> Masking | None:
+    """None for `next_token`. Raises UserError when the tokenizer has no mask."""
+    if config.objective == "next_token":
+        return None
+    if tokenizer.mask_id is None:
+        raise UserError(
+            f"objective {config.objective} hides tokens under {MASK}, which this tokenizer lacks: give its step "
+            "mask_token: true"
+        )
+    rows = 1.0 if config.objective == "masked" else config.masked_rows
+    spans = config.masking == "spans"
+    return Masking(tokenizer.mask_id, tokenizer.special_ids, config.mask_share, spans, rows, config.seed)
+
+
+def make_evaluations(
+    config: PretrainConfig, tokens: Path, plan: TrainingPlan, masking: Masking | None
+) -> dict[str, Evaluate | None]:
+    """What is measured on held-out text, by name: the first on the way and at the end, others at the end."""
+    size = (plan.row_tokens, plan.micro_rows, config.heldout_tokens)
+    found: dict[str, Evaluate | None] = {}
+    if config.objective != "masked":
+        found["heldout_bits_per_byte"] = heldout_bits_per_byte(tokens, *size)
+    if masking is not None:
+        found["heldout_masked_nats"] = heldout_masked_nats(tokens, *size, masking)
+    return found
+
+
+def name_evaluations(history: History, name: str) -> None:
+    """The loop calls whatever it measures bits per byte; a masked model has none."""
+    for row in history.metrics:
+        if name != "heldout_bits_per_byte" and "heldout_bits_per_byte" in row:
+            row[name] = row.pop("heldout_bits_per_byte")
+
+
+def nats_of(model: Transformer, device: torch.device) -> Callable[[Batch], tuple[float, int]]:
+    """Nats and number of the labelled tokens of a batch, in float32."""
+    objective = next_token()
+
+    @torch.no_grad()
+    def measure(batch: Batch) -> tuple[float, int]:
+        nats, predicted = objective(model, batch.to(device), torch.float32)
+        return float(nats), predicted
+
+    return measure
+
+
 def make_training_plan(
-    config: PretrainConfig, shape: ModelConfig, documents: Documents, runtime: Runtime
+    config: PretrainConfig, shape: ModelConfig, documents: Documents, runtime: Runtime, masking: Masking | None = None
 ) -> tuple[TrainingPlan, Loader]:
     """Derive the size of the run. Raises UserError when the corpus is too small for it."""
     corpus = documents.shards.tokens
-    train_tokens = config.train_tokens or round(config.tokens_per_parameter * shape.parameters())
+    train_tokens = config.train_tokens or round(config.tokens_per_parameter * shape.parameters(active=True))
     row = config.context
     longest = int(documents.lengths.max())
     if longest < row:
@@ -119,9 +193,10 @@ def make_training_plan(
             "train_tokens, or raise max_epochs"
         )
     micro_rows = choose_micro_rows(config, rows, row, resolve_device(runtime.device))
-    loader = Loader(documents, row, rows, config.seed, packing=config.packing)
+    loader = Loader(documents, row, rows, config.seed, packing=config.packing, masking=masking)
     plan = TrainingPlan(
         parameters=shape.parameters(),
+        active_parameters=shape.parameters(active=True),
         flops_per_token=shape.flops_per_token(row),
         train_tokens=steps * rows * row,
         corpus_tokens=corpus,
@@ -161,7 +236,7 @@ def estimate(config: PretrainConfig, runtime: Runtime) -> float | None:
 
     shape = derive_shape(config, 4096, {})
     device = resolve_device(runtime.device)
-    tokens = config.train_tokens or round(config.tokens_per_parameter * shape.parameters())
+    tokens = config.train_tokens or round(config.tokens_per_parameter * shape.parameters(active=True))
     floor = matmul_seconds_per_token(shape, 4096, resolve_precision(config.precision, device), device, budget_s=0.3)
     return tokens * floor / 0.35
 
@@ -176,10 +251,14 @@ STAGE = Stage(
     name="pretrain",
     version=1,
     config=PretrainConfig,
-    inputs={"tokens": Input(("tokens",)), "tokenizer": Input(("tokenizer",))},
+    inputs={
+        "tokens": Input(("tokens",)),
+        "tokenizer": Input(("tokenizer", "model")),
+        "model": Input(("model",), required=False),
+    },
     output="model",
     run=run,
-    help="Train a new model to predict the next token.",
+    help="Train a new model: to predict the next token, to fill masks, or both.",
     check=check,
     estimate=estimate,
     volatile=("telemetry.jsonl",),

@@ -1,0 +1,63 @@
+"""The spike guard: steps that stand out are left out, and a run that does not recover stops."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+WINDOW = 128
+"""Steps that a new one is held against, the last of those that were taken."""
+
+FEWEST = 32
+"""Before so many, nothing stands out."""
+
+PATIENCE = 8
+"""So many steps left out in a row, or a tenth of all if that is less, and the run stops."""
+
+
+@dataclass
+class SpikeGuard:
+    """Leaves out a step whose loss or gradient norm lies `limit` standard deviations above the mean of the last
+    `WINDOW` (as OLMo-core's skip-step optimizer does), or is not finite. Its memory is part of every checkpoint, so
+    that a resumed run decides as the first one did.
+    """
+
+    limit: float | None
+    steps: int
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    left_out: int = 0  # in a row
+    total: int = 0
+
+    def stands_out(self, loss: float, norm: float) -> str | None:
+        """Why a step is to be left out, None when it is to be taken."""
+        reason = None
+        for name, value, seen in (("loss", loss, self.losses), ("gradient norm", norm, self.norms)):
+            if not math.isfinite(value):
+                reason = f"the {name} is {value}"
+                break
+            if self.limit is not None and len(seen) >= FEWEST:
+                middle, spread = statistics.fmean(seen), statistics.stdev(seen)
+                if value > middle + self.limit * spread:
+                    reason = f"the {name} is {value:.3g}, where the last {len(seen)} were {middle:.3g} ± {spread:.2g}"
+                    break
+        if reason is None:
+            self.left_out = 0
+            self.losses, self.norms = [*self.losses, loss][-WINDOW:], [*self.norms, norm][-WINDOW:]
+        else:
+            self.left_out += 1
+            self.total += 1
+        return reason
+
+    @property
+    def hopeless(self) -> bool:
+        return self.left_out >= min(PATIENCE, max(1, self.steps // 10))
+
+    def state(self) -> dict[str, Any]:
+        return {"losses": self.losses, "norms": self.norms, "left_out": self.left_out, "total": self.total}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.losses, self.norms = state["losses"], state["norms"]
+        self.left_out, self.total = state["left_out"], state["total"]

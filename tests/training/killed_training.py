@@ -1,0 +1,114 @@
+"""Trains a small network in forked processes and kills them at random moments: `killed_training.py FOLDER KILLS`.
+
+Everything is imported before the first fork, and no thread runs then. Prints how many steps each process began at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from lmcraft.model import ModelConfig, Transformer
+from lmcraft.recipe.stage import Progress, Runtime
+from lmcraft.training import loop
+from lmcraft.training.config import TrainingConfig
+from lmcraft.training.loader import Loader
+from lmcraft.training.loop import Machine, train
+from lmcraft.training.objectives import next_token
+
+STEPS = 150
+SHAPE = ModelConfig(
+    vocab_size=61,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=32,
+)
+
+
+class Texts:
+    lengths = np.random.default_rng(0).integers(4, 30, 80).astype(np.int64)
+
+    def tokens_of(self, number: int) -> Any:
+        return (np.arange(self.lengths[number]) + number * 7) % 61
+
+    def trained_on(self, number: int) -> None:
+        return None
+
+
+class Said(Progress):
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def note(self, text: str) -> None:
+        self.file.write_text(text, encoding="utf-8")
+
+
+def run(folder: Path) -> None:
+    torch.set_num_threads(1)
+    loop.CHECKPOINT_SECONDS = 0.06
+    scratch = folder / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    model = Transformer(SHAPE)
+    model.initialise(0)
+    train(
+        model,
+        Loader(Texts(), 32, 4, seed=0),
+        next_token(),
+        TrainingConfig(evaluations=0),
+        steps=STEPS,
+        micro_rows=4,
+        machine=Machine(torch.device("cpu"), torch.float32, False, 1e-6),
+        evaluate=None,
+        out=folder,
+        runtime=Runtime(workers=1, scratch=scratch, progress=Said(folder / "said.txt")),
+    )
+    save_file({name: value.detach().clone() for name, value in model.named_parameters()}, folder / "end.safetensors")
+
+
+def forked(folder: Path, seconds: float | None) -> bool:
+    """Whether the run came to its end before it was killed."""
+    child = os.fork()
+    if not child:
+        run(folder)
+        os._exit(0)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+def main() -> None:
+    folder, kills = Path(sys.argv[1]), int(sys.argv[2])
+    started = time.monotonic()
+    assert forked(folder / "whole", None)
+    whole = time.monotonic() - started
+    draw = random.Random(0)
+    begun = []
+    for _ in range(kills):
+        # So that a kill costs a part of what is left, and 20 of them fit into the run.
+        ended = forked(folder / "killed", 0.3 * whole / kills + draw.uniform(0, whole / kills))
+        said = folder / "killed" / "said.txt"
+        begun.append(int(said.read_text(encoding="utf-8").split()[3]) if said.exists() else 0)
+        if ended:
+            break
+    assert forked(folder / "killed", None)
+    print(json.dumps({"begun": begun, "seconds": whole}))
+
+
+if __name__ == "__main__":
+    main()
