@@ -1,6 +1,7 @@
 """Trains a small network in forked processes and kills them at random moments: `killed_training.py FOLDER KILLS`.
 
-Everything is imported before the first fork, and no thread runs then. Prints how many steps each process began at.
+Everything is imported before the first fork, and no thread runs then. Prints the step that each killed process began at,
+run by run.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -98,14 +100,17 @@ def main() -> None:
     assert forked(folder / "whole", None)
     whole = time.monotonic() - started
     draw = random.Random(0)
-    begun = []
-    for _ in range(kills):
+    begun: list[list[int]] = [[]]
+    while sum(map(len, begun)) < kills:
         # So that a kill costs a part of what is left, and 20 of them fit into the run.
         ended = forked(folder / "killed", 0.3 * whole / kills + draw.uniform(0, whole / kills))
         said = folder / "killed" / "said.txt"
-        begun.append(int(said.read_text(encoding="utf-8").split()[3]) if said.exists() else 0)
-        if ended:
-            break
+        if ended:  # sooner than the first one did: the kills that are left go to another run
+            shutil.rmtree(folder / "killed")
+            (folder / "killed").mkdir()
+            begun.append([])
+            continue
+        begun[-1].append(int(said.read_text(encoding="utf-8").split()[3]) if said.exists() else 0)
     assert forked(folder / "killed", None)
     print(json.dumps({"begun": begun, "seconds": whole}))
 
