@@ -1,7 +1,6 @@
 """Trains a small network in forked processes and kills them at random moments: `killed_training.py FOLDER KILLS`.
 
-Everything is imported before the first fork, and no thread runs then. Prints the step that each killed process began at,
-run by run.
+Everything is imported before the first fork, and no thread runs then. Prints where each killed process began, by run.
 """
 
 from __future__ import annotations
