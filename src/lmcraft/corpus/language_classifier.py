@@ -22,7 +22,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-from lmcraft.corpus.words import decode, utf8
+from lmcraft.corpus.words import decode, encode, utf8
 
 
 @dataclass(frozen=True)
@@ -218,24 +218,7 @@ def _append(data: np.ndarray, place: int, size: int, small: np.ndarray, line: np
             byte |= np.uint8(32)
         line[at] = np.uint8(32) if byte == 10 else byte
         return at + 1
-    code = small[decode(data, place)[0]]
-    if code < 0x80:
-        line[at] = code
-        return at + 1
-    if code < 0x800:
-        line[at] = 0xC0 | (code >> 6)
-        line[at + 1] = 0x80 | (code & 0x3F)
-        return at + 2
-    if code < 0x10000:
-        line[at] = 0xE0 | (code >> 12)
-        line[at + 1] = 0x80 | ((code >> 6) & 0x3F)
-        line[at + 2] = 0x80 | (code & 0x3F)
-        return at + 3
-    line[at] = 0xF0 | (code >> 18)
-    line[at + 1] = 0x80 | ((code >> 12) & 0x3F)
-    line[at + 2] = 0x80 | ((code >> 6) & 0x3F)
-    line[at + 3] = 0x80 | (code & 0x3F)
-    return at + 4
+    return encode(line, at, small[decode(data, place)[0]])
 
 
 @numba.njit(cache=True, nogil=True)

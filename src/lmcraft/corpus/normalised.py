@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-from lmcraft.corpus.words import decode, utf8
+from lmcraft.corpus.words import decode, encode, utf8
 
 
 def normalised(text: str) -> str:
@@ -111,33 +111,12 @@ def _fold(
                 result[at] = 32
                 at += 1
             if fold >= 0:
-                at = _write(result, at, fold)
+                at = encode(result, at, fold)
             else:
                 row = sequences[-2 - fold]
                 for part in row:
                     if part:
-                        at = _write(result, at, part)
+                        at = encode(result, at, part)
             place += length
         places[index + 1] = at
     return result, places, simple
-
-
-@numba.njit(inline="always")
-def _write(result: np.ndarray, at: int, code: int) -> int:
-    if code < 0x80:
-        result[at] = code
-        return at + 1
-    if code < 0x800:
-        result[at] = 0xC0 | (code >> 6)
-        result[at + 1] = 0x80 | (code & 0x3F)
-        return at + 2
-    if code < 0x10000:
-        result[at] = 0xE0 | (code >> 12)
-        result[at + 1] = 0x80 | ((code >> 6) & 0x3F)
-        result[at + 2] = 0x80 | (code & 0x3F)
-        return at + 3
-    result[at] = 0xF0 | (code >> 18)
-    result[at + 1] = 0x80 | ((code >> 12) & 0x3F)
-    result[at + 2] = 0x80 | ((code >> 6) & 0x3F)
-    result[at + 3] = 0x80 | (code & 0x3F)
-    return at + 4

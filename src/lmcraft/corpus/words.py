@@ -191,6 +191,28 @@ def decode(data: np.ndarray, place: int) -> tuple[int, int]:
     return ((lead & 0x07) << 18) | (second << 12) | (third << 6) | (int(data[place + 3]) & 0x3F), 4
 
 
+@numba.njit(inline="always")
+def encode(result: np.ndarray, at: int, code: int) -> int:
+    """Write a code point as UTF-8; gives the place behind it. For compiled code."""
+    if code < 0x80:
+        result[at] = code
+        return at + 1
+    if code < 0x800:
+        result[at] = 0xC0 | (code >> 6)
+        result[at + 1] = 0x80 | (code & 0x3F)
+        return at + 2
+    if code < 0x10000:
+        result[at] = 0xE0 | (code >> 12)
+        result[at + 1] = 0x80 | ((code >> 6) & 0x3F)
+        result[at + 2] = 0x80 | (code & 0x3F)
+        return at + 3
+    result[at] = 0xF0 | (code >> 18)
+    result[at + 1] = 0x80 | ((code >> 12) & 0x3F)
+    result[at + 2] = 0x80 | ((code >> 6) & 0x3F)
+    result[at + 3] = 0x80 | (code & 0x3F)
+    return at + 4
+
+
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _MARK_BASE = np.uint64(0xD6E8FEB86659FD93)
 _SINGLE_SCRIPTS = (
