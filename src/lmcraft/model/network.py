@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmcraft.model.attention import Tile, make_tiles, tiled_attention
 from lmcraft.model.config import Kind, ModelConfig
 from lmcraft.model.feed_forward import MLP, Experts
 from lmcraft.model.rotary import rotary, rotate
@@ -125,7 +126,7 @@ class Attention(nn.Module):
         cos: Tensor,
         sin: Tensor,
         positions_BT: Tensor | None,
-        mask_B1TS: Tensor | None,
+        mask_B1TS: Tensor | list[Tile] | None,
         cache: KVCache | None,
     ) -> Tensor:
         B, T, _ = x_BTD.shape
@@ -141,10 +142,13 @@ class Attention(nn.Module):
         if cache is not None:
             assert positions_BT is not None
             k, v = cache.update(self.layer, positions_BT, k, v)
-        causal = mask_B1TS is None and T > 1  # a single token sees all that there is
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask_B1TS, is_causal=causal, enable_gqa=self.heads != self.kv_heads
-        )
+        if isinstance(mask_B1TS, list):
+            out = tiled_attention(q.contiguous(), k.contiguous(), v.contiguous(), mask_B1TS)
+        else:
+            causal = mask_B1TS is None and T > 1  # a single token sees all that there is
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask_B1TS, is_causal=causal, enable_gqa=self.heads != self.kv_heads
+            )
         return self.o_proj(out.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
 
 
@@ -171,7 +175,7 @@ class Layer(nn.Module):
         cos: Tensor,
         sin: Tensor,
         positions_BT: Tensor | None,
-        mask_B1TS: Tensor | None,
+        mask_B1TS: Tensor | list[Tile] | None,
         cache: KVCache | None,
     ) -> Tensor:
         if self.post_norm:
@@ -228,7 +232,8 @@ class Transformer(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         config = self.config
-        seen: dict[Kind, tuple[Tensor, Tensor, Tensor | None]] = {}
+        tiled = cache is None and x.device.type == "cpu" and torch.is_grad_enabled()
+        seen: dict[Kind, tuple[Tensor, Tensor, Tensor | list[Tile] | None]] = {}
         for kind in sorted(set(config.kinds)):
             window = config.window(kind)
             if cache is not None:
@@ -237,6 +242,8 @@ class Transformer(nn.Module):
             else:
                 mask = _mask(T, window, documents_BT, bidirectional_B, tokens_BT.device)
                 cos, sin = rotary(positions_BT, config.head_dim, config.rope_theta, config.scaling(kind))
+            if tiled and mask is not None:
+                mask = make_tiles(mask, config.num_attention_heads, x.shape[0], x.dtype)
             seen[kind] = cos.to(x.dtype), sin.to(x.dtype), mask
         for layer, kind in zip(self.model.layers, config.kinds, strict=True):
             cos, sin, mask = seen[kind]
