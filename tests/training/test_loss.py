@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lmcraft.training import loss as loss_module
-from lmcraft.training.loss import IGNORE, linear_cross_entropy
+from lmcraft.training.loss import IGNORE, compiled_loss, linear_cross_entropy
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
@@ -43,3 +43,28 @@ def test_nothing_labelled_gives_zero_and_no_nan() -> None:
     assert total == 0
     assert h.grad is not None
     assert not h.grad.any()
+
+
+def test_the_compiled_kernel_gives_the_same_for_any_number_of_positions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(50, 16, generator=generator)
+    for positions in (40, 7):
+        hidden = torch.randn(positions, 16, generator=generator)
+        labels = torch.randint(0, 50, (positions,), generator=generator)
+        labels[::3] = IGNORE
+        results = []
+        for compiled in (False, True):
+            h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+            with compiled_loss(compiled):
+                total = linear_cross_entropy(h, w, labels, dtype=torch.float32, z_loss=0.01)
+            total.backward()
+            results.append((total.detach(), h.grad, w.grad))
+        for a, b in zip(*results, strict=True):
+            assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_no_positions_at_all_give_zero() -> None:
+    h, w = torch.zeros(0, 8, requires_grad=True), torch.randn(5, 8, requires_grad=True)
+    linear_cross_entropy(h, w, torch.zeros(0, dtype=torch.int64), dtype=torch.float32).backward()
+    assert w.grad is not None
+    assert not w.grad.any()
