@@ -104,7 +104,7 @@ def _parts(tile: Tile, q_BHTA: Tensor, k_BKTA: Tensor, v_BKTA: Tensor) -> tuple[
 def _times(left_RHQX: Tensor, right_RKXY: Tensor, kv_heads: int) -> Tensor:
     """left @ right, where each of the K right factors serves H / K left ones."""
     R, H, Q, X = left_RHQX.shape
-    if H == kv_heads:
+    if kv_heads == H:
         return left_RHQX @ right_RKXY
     return (left_RHQX.reshape(R, kv_heads, H // kv_heads * Q, X) @ right_RKXY).view(R, H, Q, -1)
 
@@ -112,4 +112,4 @@ def _times(left_RHQX: Tensor, right_RKXY: Tensor, kv_heads: int) -> Tensor:
 def _summed(grad_RHSA: Tensor, kv_heads: int) -> Tensor:
     """Gradients of query heads, added up over those that share a key head."""
     R, H, S, A = grad_RHSA.shape
-    return grad_RHSA if H == kv_heads else grad_RHSA.view(R, kv_heads, H // kv_heads, S, A).sum(2)
+    return grad_RHSA if kv_heads == H else grad_RHSA.view(R, kv_heads, H // kv_heads, S, A).sum(2)

@@ -19,12 +19,14 @@ from lmcraft.recipe.stage import Runtime, Terminated, UserError
 from lmcraft.training.checkpoint import Identity, load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.hardware import (
+    keep_freed_memory,
     matmul_flops_per_token,
     matmul_seconds_per_token,
     resolve_precision,
     wants_compile,
 )
 from lmcraft.training.loader import Loader
+from lmcraft.training.loss import compiled_loss
 from lmcraft.training.objectives import Batch, Objective, next_token
 from lmcraft.training.optimizers import make_optimizers, rate_factor, set_rates
 from lmcraft.training.stability import SpikeGuard
@@ -69,6 +71,7 @@ class Machine:
 def resolve_machine(model: Transformer, config: TrainingConfig, runtime: Runtime, tokens: int, micro: int) -> Machine:
     """Choose device, precision and compilation, and measure the matmul-bound time of a token."""
     use_workers(runtime.workers)
+    keep_freed_memory()
     device = resolve_device(runtime.device)
     dtype = resolve_precision(config.precision, device)
     floor = matmul_seconds_per_token(model.config, micro, dtype, device)
@@ -99,7 +102,7 @@ def train(
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = machine.device
     model.to(device).train()
-    optimizers = make_optimizers(model, config)
+    optimizers = make_optimizers(model, config, machine.dtype)
     history = History()
     guard = SpikeGuard(config.spike_limit, steps)
     first = 0
@@ -115,8 +118,8 @@ def train(
         guard.restore(state["guard"])
         runtime.progress.note(f"  resuming at step {first} of {steps}")
     if machine.compiled:
-        for layer in model.model.layers:
-            layer.compile(dynamic=False)
+        for part in (*model.model.layers, model.model.norm):
+            part.compile(dynamic=False)
     board = _tensorboard(runtime)
 
     likelihood = next_token()  # without what the objective may add, such as z-loss
@@ -212,7 +215,7 @@ def _accumulate(
     total, weight = torch.zeros((), device=machine.device), 0
     for start in range(0, batch.tokens.shape[0], micro_rows):
         micro = batch.rows(start, start + micro_rows).to(machine.device)
-        with _autocast(machine):
+        with _autocast(machine), compiled_loss(machine.compiled):
             loss, micro_weight = objective(model, micro, machine.dtype)
         loss.backward()
         total, weight = total + loss.detach(), weight + micro_weight

@@ -6,10 +6,13 @@ import torch
 from torch import nn
 
 from lmcraft.training.config import TrainingConfig
+from lmcraft.training.muon import Muon
 
 
-def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Matrices of the layers by Muon (Jordan 2024; torch.optim.Muon) or AdamW, embeddings and norms by AdamW.
+def make_optimizers(
+    model: nn.Module, config: TrainingConfig, precision: torch.dtype = torch.float32
+) -> list[torch.optim.Optimizer]:
+    """Matrices of the layers by Muon (which orthogonalises in `precision`) or AdamW, embeddings and norms by AdamW.
 
     Only the matrices of the layers are decayed.
     """
@@ -28,9 +31,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
     optimizers: list[torch.optim.Optimizer] = []
     if config.optimizer == "muon":
         optimizers.append(
-            torch.optim.Muon(
-                matrices, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.95, nesterov=True
-            )
+            Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, precision=precision)
         )
     else:
         adam_groups.append({"params": matrices, "lr": config.learning_rate, "weight_decay": config.weight_decay})

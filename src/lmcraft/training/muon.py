@@ -1,0 +1,119 @@
+"""Muon (Jordan et al. 2024): momentum whose matrices are made orthogonal, with what later work added to it.
+
+Matrices of one shape are orthogonalised together, in bfloat16 where the processor multiplies it: a step of a small
+network has a few large batched products instead of hundreds of small ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+)
+"""Odd polynomials a·x + b·x³ + c·x⁵, one a step, that take singular values from [0.001, 1] closest to 1 (Amsel et al.
+2025, The Polar Express, Algorithm 1)."""
+
+SAFETY = 1.02
+"""The polynomials diverge above 1, where rounding can push a singular value: each but the last aims this much lower
+(the same paper)."""
+
+
+def orthogonalise(matrices_NRC: Tensor, steps: int = len(POLAR_EXPRESS)) -> Tensor:
+    """The nearest semi-orthogonal matrices, about (singular values within some hundredths of 1, smaller for those that
+    were below a thousandth of the norm), [N, R, C] in the dtype given."""
+    X = matrices_NRC
+    tall = X.shape[-2] > X.shape[-1]
+    if tall:
+        X = X.mT
+    X = X / (torch.linalg.vector_norm(X.float(), dim=(-2, -1), keepdim=True) * SAFETY + 1e-7).to(X.dtype)
+    for step, (a, b, c) in enumerate(POLAR_EXPRESS[:steps], 1):
+        if step < steps:
+            a, b, c = a / SAFETY, b / SAFETY**3, c / SAFETY**5
+        G = X @ X.mT
+        G = torch.baddbmm(G, G, G, beta=b, alpha=c)
+        X = torch.baddbmm(X, G, X, beta=a)
+    return X.mT if tall else X
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised, times sqrt(max(1, rows / columns)) (Jordan et al. 2024).
+
+    `row_beta`: running mean of each row's squares, by which rows are evened out, the norm of the whole kept (NorMuon,
+    Li et al. 2025); 0 leaves that out. `cautious`: a weight is decayed only where the update shrinks it as well (Chen
+    et al. 2025). `precision`: dtype of the orthogonalisation.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        *,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        row_beta: float = 0.95,
+        cautious: bool = True,
+        precision: torch.dtype = torch.bfloat16,
+        steps: int = len(POLAR_EXPRESS),
+    ):
+        self.precision, self.steps = precision, steps
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "row_beta": row_beta,
+            "cautious": cautious,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None, "Muon evaluates nothing by itself"
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shapes.setdefault(parameter.shape, []).append(parameter)
+            for parameters in shapes.values():
+                self._step(parameters, group)
+
+    def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        grads: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+        momenta = [self._state(p, "momentum", p.shape) for p in parameters]
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        torch._foreach_lerp_(grads, momenta, group["momentum"])  # the gradient is free to be written over
+        rows, columns = parameters[0].shape
+        updates_NRC = orthogonalise(torch.stack([g.to(self.precision) for g in grads]), self.steps).float()
+        if beta := group["row_beta"]:
+            squares = [self._state(p, "row_squares", (rows, 1)) for p in parameters]
+            updates_NRC = even_rows(updates_NRC, squares, beta)
+        updates = list((updates_NRC * max(1.0, rows / columns) ** 0.5).unbind())
+        if decay := group["lr"] * group["weight_decay"]:
+            for p, update in zip(parameters, updates, strict=True):
+                p.mul_(1 - decay * (p * update > 0) if group["cautious"] else 1 - decay)
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+
+    def _state(self, parameter: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+        state = self.state[parameter]
+        if name not in state:
+            state[name] = torch.zeros(shape, dtype=torch.float32, device=parameter.device)
+        found: Tensor = state[name]
+        return found
+
+
+def even_rows(updates_NRC: Tensor, squares: list[Tensor], beta: float) -> Tensor:
+    """Divide each row by the root of its running mean square (`squares`, [R, 1] each, updated in place), and give each
+    matrix the norm back that it had."""
+    now_NR1 = updates_NRC.square().mean(-1, keepdim=True)
+    torch._foreach_lerp_(squares, list(now_NR1.unbind()), 1 - beta)
+    evened_NRC = updates_NRC * torch.stack(squares).clamp(min=1e-10).rsqrt()
+    before, after = (torch.linalg.vector_norm(each, dim=(-2, -1), keepdim=True) for each in (updates_NRC, evened_NRC))
+    return evened_NRC * (before / after.clamp(min=1e-10))
