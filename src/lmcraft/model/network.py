@@ -242,12 +242,15 @@ class Transformer(nn.Module):
             else:
                 mask = _mask(T, window, documents_BT, bidirectional_B, tokens_BT.device)
                 cos, sin = rotary(positions_BT, config.head_dim, config.rope_theta, config.scaling(kind))
-            if tiled and mask is not None:
-                mask = make_tiles(mask, config.num_attention_heads, x.shape[0], x.dtype)
-            seen[kind] = cos.to(x.dtype), sin.to(x.dtype), mask
+            tiles = (
+                make_tiles(mask, config.num_attention_heads, x.shape[0], x.dtype)
+                if tiled and mask is not None
+                else mask
+            )
+            seen[kind] = cos.to(x.dtype), sin.to(x.dtype), tiles
         for layer, kind in zip(self.model.layers, config.kinds, strict=True):
-            cos, sin, mask = seen[kind]
-            x = layer(x, cos, sin, positions_BT, mask, cache)
+            cos, sin, visible = seen[kind]
+            x = layer(x, cos, sin, positions_BT, visible, cache)
         return self.model.norm(x)
 
     def forward(

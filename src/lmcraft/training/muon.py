@@ -35,9 +35,9 @@ def orthogonalise(matrices_NRC: Tensor, steps: int = len(POLAR_EXPRESS)) -> Tens
     if tall:
         X = X.mT
     X = X / (torch.linalg.vector_norm(X.float(), dim=(-2, -1), keepdim=True) * SAFETY + 1e-7).to(X.dtype)
-    for step, (a, b, c) in enumerate(POLAR_EXPRESS[:steps], 1):
-        if step < steps:
-            a, b, c = a / SAFETY, b / SAFETY**3, c / SAFETY**5
+    for step, coefficients in enumerate(POLAR_EXPRESS[:steps], 1):
+        scale = SAFETY if step < steps else 1.0
+        a, b, c = (each / scale**power for each, power in zip(coefficients, (1, 3, 5), strict=True))
         G = X @ X.mT
         G = torch.baddbmm(G, G, G, beta=b, alpha=c)
         X = torch.baddbmm(X, G, X, beta=a)
