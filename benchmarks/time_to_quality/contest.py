@@ -22,7 +22,7 @@ class Clock:
     def __init__(self, started: float, budget: float, most_steps: int | None = None):
         self.started, self.budget = started, budget  # `time.time()`, which a child process shares
         self.most_steps, self.steps = most_steps, 0
-        self._first: float | None = None
+        self.first: float | None = None  # seconds until the end of the first step
         self._last: float | None = None
         self._steps: list[float] = []
 
@@ -32,16 +32,16 @@ class Clock:
     def share(self) -> float:
         """How much of the time for steps is spent, from 0 to 1: the schedules' argument. It begins with the end of the
         first step, whose compilation would otherwise swallow the warm-up."""
-        if self._first is None:
+        if self.first is None:
             return 0.0
-        return min(1.0, (self.elapsed() - self._first) / max(1e-9, self.budget - self._first))
+        return min(1.0, (self.elapsed() - self.first) / max(1e-9, self.budget - self.first))
 
     def another_step(self) -> bool:
         """Called before each step: whether one more, as long as the longest of the last five, still fits."""
         now = self.elapsed()
         if self._last is not None:
-            if self._first is None:
-                self._first = now
+            if self.first is None:
+                self.first = now
             else:
                 self._steps = [*self._steps[-4:], now - self._last]
         self._last = now

@@ -35,7 +35,8 @@ class Settings:
     batch: int = say("tokens of a step", 8192)
     device_batch: int = say("rows of a forward pass; 0: those of a step", 0)
     dtype: str = say("NANOCHAT_DTYPE", "bfloat16")
-    compile: bool = say("torch.compile of the network (that of its optimizer is in its code)", True)
+    compile: bool = say("torch.compile of the network", True)
+    compile_optimizer: bool = say("torch.compile of the optimizer's two functions, which its code asks for", True)
     matrix_lr: float = say("Muon's, before scaling by the batch", 0.02)
     embedding_lr: float = say("before scaling", 0.3)
     unembedding_lr: float = say("before scaling", 0.008)
@@ -65,6 +66,9 @@ def train(data: Path, folder: Path, settings: Settings, seed: int, clock: Clock,
     tokenizer = peer.tokenizer.RustBPETokenizer.from_directory(str(folder / "tokenizer"))
     peer.common.compute_init("cpu")
     torch.manual_seed(seed)
+    if not settings.compile_optimizer:
+        for name in ("adamw_step_fused", "muon_step_fused"):
+            setattr(peer.optim, name, getattr(peer.optim, name)._torchdynamo_orig_callable)
     model = build(peer, settings, settings.depth, tokenizer.get_vocab_size())
     model.to_empty(device="cpu")
     model.init_weights()
@@ -235,7 +239,9 @@ def _import(settings: Settings, base: Path) -> Any:
         dataloader,
         dataset,
         gpt,
+        optim,
         tokenizer,
     )
 
-    return SimpleNamespace(common=common, dataloader=dataloader, dataset=dataset, gpt=gpt, tokenizer=tokenizer)
+    modules = {"common": common, "dataloader": dataloader, "dataset": dataset, "gpt": gpt, "optim": optim}
+    return SimpleNamespace(**modules, tokenizer=tokenizer)

@@ -43,6 +43,7 @@ def main() -> None:
         "tokens": trained.tokens,
         "steps": trained.steps,
         "seconds": round(trained.seconds, 2),
+        "first_step": clock.first and round(clock.first, 2),
         "tokens_per_second": round(trained.tokens / trained.seconds),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
