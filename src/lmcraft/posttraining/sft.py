@@ -19,6 +19,7 @@ from lmcraft.training.config import TrainingConfig, choose_micro_rows
 from lmcraft.training.hardware import resolve_precision
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import resolve_machine, train
+from lmcraft.training.monitors import Monitors
 from lmcraft.training.objectives import next_token
 from lmcraft.training.pretrain import copy_tokenizer, print_resolved
 
@@ -107,6 +108,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[
         evaluate=None,
         out=out,
         runtime=runtime,
+        monitors=Monitors(loader.batch(0).rows(0, micro_rows)),
     )
     save_model(model.float(), out, "float32", list(tokenizer.stop_ids))
     copy_tokenizer(inputs["model"], out)
@@ -127,7 +129,7 @@ def check(config: SFTConfig, runtime: Runtime) -> None:
 
 STAGE = Stage(
     name="sft",
-    version=1,
+    version=2,
     config=SFTConfig,
     inputs={"model": Input(("model",)), "conversations": Input(("conversations",))},
     output="model",

@@ -25,6 +25,8 @@ from lmcraft.training.hardware import (
     wants_compile,
 )
 from lmcraft.training.loader import Loader
+from lmcraft.training.monitors import UNITS as MEASURED
+from lmcraft.training.monitors import Monitors
 from lmcraft.training.objectives import Batch, Objective, next_token
 from lmcraft.training.optimizers import make_optimizers, rate_factor, set_rates
 from lmcraft.training.stability import SpikeGuard
@@ -88,13 +90,15 @@ def train(
     evaluate: Evaluate | None,
     out: Path,
     runtime: Runtime,
+    monitors: Monitors | None = None,
 ) -> History:
     """Train in place; returns the history, whose last row holds the final held-out bits per byte.
 
     The gradient of a step is that of (sum of losses) / (sum of weights) over the whole batch, so it does not depend on
     `micro_rows`. A run that was killed goes on from `runtime.scratch` and ends with the same weights, bit for bit on
     the same machine; SIGTERM saves first. Raises UserError when the checkpoints there are of another run, and when the
-    loss or the gradient stay far above what they were or are not finite; Terminated after SIGTERM.
+    loss or the gradient stay far above what they were or are not finite; Terminated after SIGTERM. `monitors` are
+    measured with each evaluation and after the last step, and written beside the history.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = machine.device
@@ -113,6 +117,8 @@ def train(
         set_rng_state(state["rng"])
         history = History(state["metrics"], state["telemetry"])
         guard.restore(state["guard"])
+        if monitors:
+            monitors.rows = state["monitors"]
         runtime.progress.note(f"  resuming at step {first} of {steps}")
     if machine.compiled:
         for layer in model.model.layers:
@@ -129,7 +135,14 @@ def train(
         history.metrics.append({"step": step, "heldout_bits_per_byte": value})
         if board:
             board.add_scalar("heldout_bits_per_byte", value, step)
+        if monitors:
+            _show(board, monitors.sources(step))
         return value
+
+    def run_monitors(step: int) -> None:
+        assert monitors is not None
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), _autocast(machine):
+            _show(board, monitors.forward(model, step, runtime.progress.note))
 
     every = max(1, steps // config.evaluations) if config.evaluations else steps + 1
     if first == 0:
@@ -144,7 +157,8 @@ def train(
     quality = _Best(history)
 
     def save(step: int) -> None:
-        _save(checkpoints, step, model, optimizers, history, guard, this_run, quality.now())
+        rows = monitors.rows if monitors else []
+        _save(checkpoints, step, model, optimizers, history, guard, this_run, quality.now(), rows)
 
     with (
         _Termination() as termination,
@@ -154,6 +168,8 @@ def train(
             factor = rate_factor(step, steps, config)
             set_rates(optimizers, factor)
             loss, weight = _accumulate(model, loader.batch(step), objective, micro_rows, machine)
+            evaluates = (step + 1) % every == 0 and step + 1 < steps and steps - step - 1 >= every // 2
+            before_step = monitors.before(model) if monitors and (evaluates or step + 1 == steps) else None
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True))
             done = step + 1
             row = {"step": done, "tokens": done * step_tokens, "loss": loss / weight, "rate": factor, "grad_norm": norm}
@@ -167,6 +183,11 @@ def train(
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             history.metrics.append(row)
+            if monitors and before_step:
+                before = time.monotonic()
+                _show(board, monitors.after(before_step, done, factor, runtime.progress.note))
+                run_monitors(done)
+                mark += time.monotonic() - before
             now = time.monotonic()
             if now - mark >= 2.0 or done == steps:
                 speed = (done - marked) * step_tokens / (now - mark)
@@ -184,7 +205,7 @@ def train(
             if history.telemetry:
                 shown += f" · MFU {history.telemetry[-1]['mfu']:.0%}"
             task.advance(step_tokens, shown)
-            if done % every == 0 and done < steps and steps - done >= every // 2:
+            if evaluates:
                 before = time.monotonic()
                 heldout = run_evaluation(done)
                 mark += time.monotonic() - before
@@ -202,6 +223,8 @@ def train(
         board.close()
     model.eval()
     history.write(out)
+    if monitors:
+        monitors.write(out)
     return history
 
 
@@ -296,6 +319,7 @@ def _save(
     guard: SpikeGuard,
     run: Identity,
     quality: float | None,
+    monitors: list[dict[str, Any]],
 ) -> None:
     state = {
         "model": model.state_dict(),
@@ -304,6 +328,7 @@ def _save(
         "metrics": history.metrics,
         "telemetry": history.telemetry,
         "guard": guard.state(),
+        "monitors": monitors,
     }
     save_checkpoint(folder, step, state, run, quality)
 
@@ -315,6 +340,15 @@ def _hopeless(step: int, reason: str, guard: SpikeGuard, checkpoints: Path) -> s
         f"training stopped at step {step}: {reason}; steps left out in a row: {guard.left_out}; {back}; lower "
         "learning_rate or embedding_learning_rate, or set precision: float32"
     )
+
+
+def _show(board: Any, rows: list[dict[str, Any]]) -> None:
+    """Rows of the monitors on the board, a chart a measurement with a line a layer or source."""
+    for row in rows if board else ():
+        place = f"layer {row['layer']}" if "layer" in row else row["source"]
+        for name in MEASURED:
+            if row.get(name) is not None:
+                board.add_scalar(f"{name}/{place}", row[name], row["step"])
 
 
 def _tensorboard(runtime: Runtime) -> Any:

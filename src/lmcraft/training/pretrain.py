@@ -29,10 +29,11 @@ from lmcraft.training.config import (
 )
 from lmcraft.training.continued import continue_from, refuse_what_needs_a_model
 from lmcraft.training.hardware import resolve_precision
-from lmcraft.training.heldout import Evaluate, heldout_bits_per_byte, heldout_masked_nats
+from lmcraft.training.heldout import Evaluate, heldout_bits_per_byte, heldout_masked_nats, monitored_batch
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import History, resolve_machine, train
 from lmcraft.training.masking import Masking
+from lmcraft.training.monitors import Monitors
 from lmcraft.training.objectives import Batch, next_token
 
 
@@ -97,6 +98,10 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         evaluate=heldout[on_the_way],
         out=out,
         runtime=runtime,
+        monitors=Monitors(
+            monitored_batch(inputs["tokens"], plan.row_tokens, masking) or loader.batch(0).rows(0, plan.micro_rows),
+            heldout[on_the_way],
+        ),
     )
     model = model.float()
     if config.predict_ahead:
@@ -249,7 +254,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 STAGE = Stage(
     name="pretrain",
-    version=1,
+    version=2,
     config=PretrainConfig,
     inputs={
         "tokens": Input(("tokens",)),
