@@ -16,6 +16,7 @@ import torch
 from lmcraft.inference.devices import resolve_device, use_workers
 from lmcraft.model import Transformer
 from lmcraft.recipe.stage import Runtime, Terminated, UserError
+from lmcraft.training import energy
 from lmcraft.training.checkpoint import Identity, load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.hardware import (
@@ -40,12 +41,15 @@ Evaluate = Callable[[Callable[[Batch], tuple[float, int]]], float]
 
 @dataclass
 class History:
-    """Rows of metrics.jsonl (the same whenever the run is repeated) and of telemetry.jsonl (times and speeds)."""
+    """Rows of metrics.jsonl (the same whenever the run is repeated) and of telemetry.jsonl (times and speeds), and what
+    the run cost in energy (energy.json)."""
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
     telemetry: list[dict[str, Any]] = field(default_factory=list)
+    energy: dict[str, Any] = field(default_factory=dict)
 
     def write(self, out: Path) -> None:
+        (out / energy.FILE).write_text(json.dumps(self.energy, indent=2) + "\n", encoding="utf-8")
         for name, rows in (("metrics.jsonl", self.metrics), ("telemetry.jsonl", self.telemetry)):
             (out / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -73,6 +77,8 @@ def resolve_machine(model: Transformer, config: TrainingConfig, runtime: Runtime
     use_workers(runtime.workers)
     device = resolve_device(runtime.device)
     dtype = resolve_precision(config.precision, device)
+    if dtype == torch.bfloat16 and resolve_precision("auto", device) != dtype:
+        runtime.progress.note(f"  bfloat16 is set, but this {device.type} only emulates it: float32 would be faster")
     floor = matmul_seconds_per_token(model.config, micro, dtype, device)
     compiled = wants_compile(runtime, device, tokens * matmul_flops_per_token(model.config))
     return Machine(device, dtype, compiled, floor)
@@ -102,6 +108,7 @@ def train(
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = machine.device
+    meter = energy.Meter(device, runtime.watts_per_core)
     model.to(device).train()
     optimizers = make_optimizers(model, config)
     history = History()
@@ -154,6 +161,7 @@ def train(
     saved = mark = time.monotonic()
     marked = first
     seconds_before = history.telemetry[-1]["seconds"] if history.telemetry else 0.0
+    joules_before = history.telemetry[-1]["joules"] if history.telemetry else 0.0
     quality = _Best(history)
 
     def save(step: int) -> None:
@@ -193,9 +201,8 @@ def train(
                 speed = (done - marked) * step_tokens / (now - mark)
                 mfu = speed * flops / rate
                 seconds_before += now - mark
-                history.telemetry.append(
-                    {"step": done, "seconds": round(seconds_before, 3), "tokens_per_second": speed, "mfu": mfu}
-                )
+                measured = {"tokens_per_second": speed, "mfu": mfu, "joules": joules_before + meter.joules()}
+                history.telemetry.append({"step": done, "seconds": round(seconds_before, 3), **measured})
                 mark, marked = now, done
                 if board:
                     for name in ("loss", "rate", "grad_norm"):
@@ -222,6 +229,7 @@ def train(
     if board:
         board.close()
     model.eval()
+    history.energy = energy.cost(joules_before + meter.joules(), meter, runtime)
     history.write(out)
     if monitors:
         monitors.write(out)
@@ -336,10 +344,11 @@ def _save(
 def _hopeless(step: int, reason: str, guard: SpikeGuard, checkpoints: Path) -> str:
     kept = sorted(path.name for path in checkpoints.glob("step-*"))
     back = f"the last good checkpoint ({kept[-1]}) is kept" if kept else "no checkpoint was written yet"
-    return (
-        f"training stopped at step {step}: {reason}; steps left out in a row: {guard.left_out}; {back}; lower "
-        "learning_rate or embedding_learning_rate, or set precision: float32"
-    )
+    cure = "lower learning_rate or embedding_learning_rate, or set precision: float32"
+    if not guard.losses:
+        cure = "no step was taken yet, so no rate is at fault: look at the input model's weights, or lower z_loss, or "
+        cure += "set precision: float32"
+    return f"training stopped at step {step}: {reason}; steps left out in a row: {guard.left_out}; {back}; {cure}"
 
 
 def _show(board: Any, rows: list[dict[str, Any]]) -> None:
