@@ -209,7 +209,7 @@ def _monitors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     last = max((row["step"] for row in layers), default=None)
     of_last = sorted((row for row in layers if row["step"] == last), key=lambda row: row["layer"])
     named = [row for row in rows if "source" in row]
-    unit = next((name for name in BY_SOURCE if any(name in row for row in named)), None)
+    unit = next((name for name in BY_SOURCE if any(name in row for row in named)), BY_SOURCE[0])
     sources: dict[str, dict[str, Any]] = {}
     for row in named:  # in the order of the steps: what is said last of a source stands
         known = sources.setdefault(row["source"], {"source": row["source"], "first": _finite(row[unit])})

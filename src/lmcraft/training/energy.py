@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,7 @@ def _gpu(device: torch.device) -> _Part:
     number = torch.cuda.current_device() if device.index is None else device.index
     uuid = f"GPU-{torch.cuda.get_device_properties(number).uuid}"
     try:
-        import pynvml
-
+        pynvml = import_module("pynvml")
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         last = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)

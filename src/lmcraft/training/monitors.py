@@ -76,22 +76,19 @@ class Monitors:
         given = [(name, parameter) for name, parameter in model.named_parameters() if parameter.grad is not None]
         parameters = [parameter for _, parameter in given]
         gradients = norms([parameter.grad for parameter in parameters if parameter.grad is not None])
-        weights = [parameter.detach().clone() for parameter in parameters]
-        return Before([place_of(name) for name, _ in given], parameters, weights, gradients)
+        weights = norms([parameter.detach() for parameter in parameters])
+        copies = [_copy(parameter) for parameter in parameters]
+        return Before([place_of(name) for name, _ in given], parameters, copies, weights, gradients)
 
     def after(self, before: Before, step: int, rate: float, note: Callable[[str], None]) -> list[dict[str, Any]]:
         """Rows of the step (from 1) that was taken since. `rate` is its share of the peak rate; a warning goes to
         `note`, in one line."""
-        weights = norms(before.weights)
-        with torch.no_grad():
-            for old, new in zip(before.weights, before.parameters, strict=True):  # in place: no third copy of them
-                old.sub_(new.detach())
-        changes = norms(before.weights)
+        changes = [_distance(old, new) for old, new in zip(before.copies, before.parameters, strict=True)]
         rows: list[dict[str, Any]] = []
         for place in sorted(set(before.places), key=lambda place: (isinstance(place, str), place)):
             mine = [number for number, other in enumerate(before.places) if other == place]
             gradient = _total([before.gradients[n] for n in mine])
-            weight, change = (_total([each[n] for n in mine]) for each in (weights, changes))
+            weight, change = (_total([each[n] for n in mine]) for each in (before.weights, changes))
             ratio = change / weight if weight else 0.0
             rows.append({"step": step, "layer": place, "grad_norm": gradient, "update_to_weight": ratio})
         self.rows.extend(rows)
@@ -144,12 +141,24 @@ class Monitors:
 
 @dataclass
 class Before:
-    """Weights and gradient norms of the moment before a step."""
+    """Weights, and norms of them and of the gradients, of the moment before a step."""
 
     places: list[int | str]
     parameters: list[nn.Parameter]
-    weights: list[Tensor]
+    copies: list[Tensor]
+    weights: list[float]
     gradients: list[float]
+
+
+def _copy(parameter: Tensor) -> Tensor:
+    """In the machine's memory, so that a GPU needs none for it; of a sharded one each rank keeps its part."""
+    kept = parameter.detach()
+    return kept.clone() if isinstance(kept, DTensor) else kept.to("cpu", copy=True)
+
+
+def _distance(old: Tensor, new: Tensor) -> float:
+    (found,) = norms([old.to(new.device) - new.detach()])
+    return found
 
 
 def _warn_of_updates(rows: list[dict[str, Any]], step: int, rate: float, note: Callable[[str], None]) -> None:
