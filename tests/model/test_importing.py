@@ -158,6 +158,10 @@ NORM, GATE = "model.norm.weight", "model.layers.0.mlp.gate_proj.weight"
             one_file(lambda s: s.update({GATE: s[GATE].to(torch.int8)})),
             "gate_proj.weight is stored as I8; .*quantisation",
         ),
+        (
+            one_file(lambda s: s[GATE].view(-1)[3:5].fill_(float("nan"))),
+            r"bad: 2 of \d+ weights in model\.layers\.0\.mlp\.gate_proj\.weight are NaN or infinite; restore the model",
+        ),
         (lambda folder: (folder / "tokenizer.json").unlink(), r"holds no tokenizer\.json: save the tokenizer beside"),
         (rewrite("config.json", lambda c: c.update(tie_word_embeddings=True)), "ties lm_head.weight to the embeddings"),
     ],
@@ -171,6 +175,14 @@ def test_a_bad_directory_is_refused_in_one_sentence(
         imported(folder, tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_weights_that_a_type_cannot_hold_are_refused(tmp_path: Path, whole: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "large")
+    one_file(lambda s: s[NORM].fill_(1e5))(folder)
+    with pytest.raises(UserError, match=r"in model\.norm\.weight are too large for float16; set dtype to bfloat16"):
+        imported(folder, tmp_path / "out", dtype="float16")
+    imported(folder, tmp_path / "out", dtype="bfloat16")
 
 
 def test_pickles_beside_safetensors_are_left_closed(tmp_path: Path, whole: Path) -> None:

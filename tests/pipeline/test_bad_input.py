@@ -67,6 +67,12 @@ def folder_source(path: str, **settings: Any) -> list[str]:
         ([RECIPE, "--set", "tokens.shard_tokens=many"], 'should be a valid integer, not "many"'),
         ([RECIPE, "--until", "tokenizr"], "--until tokenizr: no such step; did you mean 'tokenizer'?"),
         ([RECIPE, "--set", "runtime.device=tpu9"], "device 'tpu9' is not available on this machine; choose one of"),
+        ([RECIPE, "--set", "runtime.device=cuda:99"], "device 'cuda:99' is not available on this machine; choose"),
+        (
+            [RECIPE, "--set", "pretrain.precision=float16"],
+            "precision=float16: input should be 'auto', 'float32' or",
+        ),
+        ([RECIPE, "--set", "pretrain.depth=100000"], "step pretrain: training needs about "),
         ([RECIPE, "--set", "runtime.store=a-file"], "the store 'a-file' cannot be made: 'a-file' is a file"),
         ([RECIPE, "--set", "runtime.store=a-file/store"], "'a-file' is a file; name another folder"),
         ([RECIPE, *folder_source("nowhere")], "step collect: the folder 'nowhere' does not exist; correct `path`"),

@@ -76,6 +76,20 @@ def test_the_same_inputs_give_the_same_bytes(whole, tmp_path):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
+def test_the_energy_of_the_training_lies_beside_the_card(whole, tmp_path):
+    _, inputs, _ = whole
+    model, out = shutil.copytree(inputs["model"], tmp_path / "model"), tmp_path / "out"
+    manifest = {"key": "1" * 64, "step": "base", "stage": "pretrain", "kind": "model"}
+    energy = {"kwh": 0.25, "measured": True, "how": "processors measured by RAPL", "gco2e": 12.5}
+    (model / "manifest.json").write_text(json.dumps(manifest | {"summary": {"energy": energy}}), encoding="utf-8")
+    STAGE.run(ExportConfig(name="small"), {**inputs, "model": model}, out, RUNTIME)
+    found = json.loads((out / "energy.json").read_text(encoding="utf-8"))
+    assert found == {"kwh": 0.25, "gco2e": 12.5, "steps": [{"step": "base", "stage": "pretrain", **energy}]}
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "`energy.json` beside this card" in card and "0.25" not in card, "a card that is the same again"
+    assert "energy.json" in STAGE.volatile
+
+
 MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": True}
 
 

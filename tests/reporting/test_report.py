@@ -153,3 +153,49 @@ def test_shares_and_sizes_for_people():
         "100%",
     ]
     assert [size(n) for n in (None, 0, 999, 1_230_000)] == ["not measured", "0 bytes", "999 bytes", "1.23 MB"]
+
+
+def test_what_the_monitors_saw_is_shown_by_layer_and_source(artifacts, tmp_path):
+    copy = shutil.copytree(artifacts["pretrain"], tmp_path / "pretrain")
+    rows = [{"units": {"grad_norm": "2-norm"}, "batch": {"tokens": 5}}]
+    for step in (20, 40):
+        for layer in (0, 1, "embeddings"):
+            row = {"step": step, "layer": layer, "grad_norm": 1.5 + step / 40, "update_to_weight": float("nan")}
+            rows.append(row | ({"attention_logit": 7.25, "dead_units": None} if layer != "embeddings" else {}))
+        for source in ("mine", "<script>"):
+            row = {"step": step, "source": source, "heldout_bits_per_byte": 80 / step, "documents": 1234, "bytes": 5000}
+            rows.append(row)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (copy / "monitors.jsonl").write_text(text, encoding="utf-8")
+    _, page, numbers = report({"pretrain": copy}, tmp_path / "out", ["pretrain"])
+    said = " ".join(page.text.split())
+    assert "Held-out loss by source, bits a byte" in said
+    assert "mine 4.000 2.000 1,234 documents, 5 kB" in said
+    assert "Norm of the gradient: 2.5 at most" in said and "Largest attention logit: 7.25 at most" in said
+    assert "Update over weights" not in said and "Share of dead units" not in said, "nothing finite was measured"
+    assert not page.unbalanced and "script" not in page.tags
+    monitors = numbers["models"][0]["monitors"]
+    assert [row["layer"] for row in monitors["layers"]] == [0, 1] and monitors["step"] == 40
+
+
+def with_energy(artifacts, folder):
+    """The pretrain artifact with what a measured run says of its energy."""
+    copy = shutil.copytree(artifacts["pretrain"], folder / "pretrain")
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    manifest["summary"]["energy"] = {
+        **{"kwh": 0.25, "measured": True, "how": "processors measured by RAPL", "gco2e": 12.5},
+        **{"grid_gco2e_per_kwh": 50.0, "grid_source": "runtime.grid_intensity of this run"},
+    }
+    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return copy
+
+
+def test_measured_energy_goes_before_the_estimate_and_the_page_says_which_it_is(artifacts, tmp_path):
+    copy = with_energy(artifacts, tmp_path)
+    _, page, numbers = report({**artifacts, "pretrain": copy}, tmp_path / "out", ["pretrain"], watts_per_core=10.0)
+    said = " ".join(page.text.split())
+    assert "Energy of pretrain : 250 Wh , 12.5 g of CO2e at 50 g a kWh" in said
+    assert "Measured: processors measured by RAPL." in said
+    assert "Energy of the other steps: about 1 Wh , 0.473 g of CO2e at 473 g a kWh (world average of 2024" in said
+    assert "0.1 core-hours" in said, "three other steps of 60 s on two cores"
+    assert "energy" not in json.dumps(numbers), "numbers that differ from run to run stay out of report.json"

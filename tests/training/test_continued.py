@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_pretrain import SMALL, TOWNS, runtime, write_documents
 
 from lmcraft.model import ModelConfig, load_model
@@ -146,6 +147,28 @@ def test_another_shape_than_the_models_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         run(material, tmp_path, **changes)
+
+
+def test_a_model_with_nan_in_its_weights_is_refused(material: dict[str, Path], tmp_path: Path) -> None:
+    spoilt = shutil.copytree(material["model"], tmp_path / "spoilt")
+    state = load_file(spoilt / "model.safetensors")
+    state["model.norm.weight"][0] = float("inf")
+    save_file(state, spoilt / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"spoilt: 1 of 64 weights in model\.norm\.weight are NaN or infinite"):
+        run({**material, "model": spoilt}, tmp_path / "run")
+
+
+def test_a_model_with_fewer_embeddings_than_its_tokenizer_has_tokens_is_refused(
+    material: dict[str, Path], tmp_path: Path
+) -> None:
+    cut = shutil.copytree(material["model"], tmp_path / "cut")
+    state = load_file(cut / "model.safetensors")
+    state["model.embed_tokens.weight"] = state["model.embed_tokens.weight"][:500].clone()
+    save_file(state, cut / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((cut / "config.json").read_text())
+    (cut / "config.json").write_text(json.dumps({**config, "vocab_size": 500}))
+    with pytest.raises(UserError, match="its tokenizer has 512 tokens, but its embeddings only 500"):
+        run({**material, "model": cut}, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

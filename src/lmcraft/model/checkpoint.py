@@ -74,6 +74,24 @@ def load_model(directory: Path, device: torch.device | str = "cpu", dtype: torch
     return model.to(device).eval()
 
 
+def refuse_spoilt_weights(model: Transformer, directory: Path, dtype: str = "float32") -> None:
+    """Raises UserError when a weight is NaN or infinite, or would be when stored in `dtype`: one such weight makes
+    every loss NaN, hours after it could have been said."""
+    for name, value in model.state_dict().items():
+        finite = torch.isfinite(value.to(DTYPES[dtype]))
+        if not finite.all():
+            wrong = int((~finite).sum())
+            if torch.isfinite(value).all():
+                raise UserError(
+                    f"{directory}: {wrong} of {value.numel()} weights in {name} are too large for {dtype}; set "
+                    "dtype to bfloat16 or float32"
+                )
+            raise UserError(
+                f"{directory}: {wrong} of {value.numel()} weights in {name} are NaN or infinite; restore the "
+                "model from its source"
+            )
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The files that hold a model's weights: those its index names, else all *.safetensors. Pickled weights are never
     opened: reading a pickle runs what it says. Raises UserError when there are none, or the index points elsewhere."""

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
-from lmcraft.model.checkpoint import load_model, save_model, weight_files
+from lmcraft.model.checkpoint import load_model, refuse_spoilt_weights, save_model, weight_files
 from lmcraft.model.config import ModelConfig
 from lmcraft.recipe.stage import LOCATION, Inputs, Runtime, Source, Stage, StageConfig, UserError
 from lmcraft.tokens import Tokenizer
@@ -41,14 +41,15 @@ class ImportConfig(StageConfig):
 def run(config: ImportConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write the model in lmcraft's layout, with its tokenizer's files as they are.
 
-    Raises UserError when the directory is of an unknown family, has a tensor too many, too few or of another shape,
-    holds its weights in pickles, or brings no tokenizer.
+    Raises UserError when the directory is of an unknown family, has a tensor too many, too few, of another shape or
+    with a value that is NaN or infinite, holds its weights in pickles, or brings no tokenizer.
     """
     folder = _folder(config, runtime)
     stored = _stored_types(weight_files(folder))
     dtype = config.dtype or (stored[0] if len(stored) == 1 else "float32")
     _check_tokenizer(folder)
     model = load_model(folder)
+    refuse_spoilt_weights(model, folder, dtype)
     save_model(model, out, dtype, _stop_tokens(folder))
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():

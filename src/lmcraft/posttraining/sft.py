@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lmcraft.inference.devices import resolve_device
-from lmcraft.model import load_model, save_model
+from lmcraft.model import load_model, refuse_spoilt_weights, save_model
 from lmcraft.posttraining.conversations import read_conversations
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, UserError, count
 from lmcraft.tokens import Tokenizer
 from lmcraft.training.config import TrainingConfig, choose_micro_rows
+from lmcraft.training.continued import refuse_ids_beyond
 from lmcraft.training.hardware import resolve_precision
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import resolve_machine, train
+from lmcraft.training.memory import check_memory
+from lmcraft.training.monitors import Monitors
 from lmcraft.training.objectives import next_token
 from lmcraft.training.pretrain import copy_tokenizer, print_resolved
 
@@ -60,6 +63,8 @@ class Conversations:
 def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[str, Any]:
     tokenizer = Tokenizer.load(inputs["model"])
     model = load_model(inputs["model"])
+    refuse_spoilt_weights(model, inputs["model"])
+    refuse_ids_beyond(inputs["model"], tokenizer, model.config)
     if not model.config.causal:
         raise UserError(
             f"{inputs['model']} fills masks and cannot learn to answer: pretrain with objective: next_token or mixed"
@@ -78,6 +83,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[
     epoch_rows = len(loader.epoch(0))
     steps = max(1, round(config.epochs * epoch_rows / rows))
     micro_rows = choose_micro_rows(config, rows, row, resolve_device(runtime.device))
+    memory = check_memory(model.config, config, runtime, rows=rows, micro_rows=micro_rows, row_tokens=row)
     machine = resolve_machine(model, config, runtime, steps * rows * row, micro_rows * row)
     resolved = {
         "plan": {
@@ -93,7 +99,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[
             "packing_fill": round(loader.fill(), 4),
         },
     }
-    print_resolved({**resolved, "machine": machine.describe()}, runtime)
+    print_resolved({**resolved, "memory": memory, "machine": machine.describe()}, runtime)
     if conversations.too_long:
         runtime.progress.note(f"  left out {count(conversations.too_long)} conversations longer than {row} tokens")
     history = train(
@@ -107,6 +113,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[
         evaluate=None,
         out=out,
         runtime=runtime,
+        monitors=Monitors(loader.batch(0).rows(0, micro_rows)),
     )
     save_model(model.float(), out, "float32", list(tokenizer.stop_ids))
     copy_tokenizer(inputs["model"], out)
@@ -117,6 +124,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[
         "tokens": steps * rows * row,
         "loss": history.metrics[-1]["loss"],
         "tokens_per_second": round(speeds[len(speeds) // 2]),
+        "energy": history.energy,
         **machine.describe(),
     }
 
@@ -127,12 +135,12 @@ def check(config: SFTConfig, runtime: Runtime) -> None:
 
 STAGE = Stage(
     name="sft",
-    version=1,
+    version=2,
     config=SFTConfig,
     inputs={"model": Input(("model",)), "conversations": Input(("conversations",))},
     output="model",
     run=run,
     help="Fine-tune a model on conversations.",
     check=check,
-    volatile=("telemetry.jsonl",),
+    volatile=("telemetry.jsonl", "energy.json"),
 )

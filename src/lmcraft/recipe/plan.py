@@ -37,6 +37,7 @@ def make_runtime(config: RuntimeConfig, progress: Progress) -> Runtime:
     runtime.cache = Path(config.cache) if config.cache else default_cache()
     runtime.workers = config.workers or runtime.workers
     runtime.removals = store_folder(config) / REMOVALS
+    runtime.watts_per_core, runtime.grid_intensity = config.watts_per_core, config.grid_intensity
     if config.tensorboard:
         runtime.tensorboard = store_folder(config) / "tensorboard"
     return runtime

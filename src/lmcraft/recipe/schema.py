@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lmcraft.recipe.stage import Input, Stage, StageConfig, UserError
+from lmcraft.recipe.stage import GRID_INTENSITY, GRID_SOURCE, WATTS_PER_CORE, Input, Stage, StageConfig, UserError
 from lmcraft.recipe.yaml import Place, parse_file, parse_value
 from lmcraft.store.store import is_name
 
@@ -32,6 +32,12 @@ class RuntimeConfig(BaseModel):
         description="what curation runs on: processes of this machine, or Ray (RAY_ADDRESS names a cluster)",
     )
     tensorboard: bool = Field(False, description="also write TensorBoard event files to <store>/tensorboard")
+    watts_per_core: float = Field(
+        WATTS_PER_CORE, gt=0, description="assumed power of a busy core, where energy cannot be measured"
+    )
+    grid_intensity: float = Field(
+        GRID_INTENSITY, ge=0, description=f"gCO2e per kWh of the electricity here; default: {GRID_SOURCE}"
+    )
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,15 @@ class Progress:
         return Task()
 
 
+WATTS_PER_CORE = 10.0
+"""An assumption: by what makers state as thermal design power, a server's core comes to 5 to 7 W, a desktop's to 8 to
+15."""
+
+GRID_INTENSITY = 473.0
+GRID_SOURCE = "world average of 2024: Ember, Global Electricity Review 2025"
+"""Grams of CO2 equivalent per kWh, over the life cycle of the power stations."""
+
+
 @dataclass
 class Runtime:
     """Where and how a step runs. Nothing in here enters an artifact's identity."""
@@ -152,6 +161,8 @@ class Runtime:
     scratch: Path | None = None
     removals: Path | None = None  # the store's list of what must not be used any more
     tensorboard: Path | None = None
+    watts_per_core: float = WATTS_PER_CORE  # of a busy core, where energy cannot be measured
+    grid_intensity: float = GRID_INTENSITY  # gCO2e/kWh of the electricity where this machine stands
     progress: Progress = field(default_factory=Progress)
 
 

@@ -12,7 +12,7 @@ from lmcraft.model import ModelConfig
 from lmcraft.recipe.stage import count
 from lmcraft.reporting.artifacts import Artifact, Record, lineage
 from lmcraft.reporting.facts import FAMILIES, special_shape
-from lmcraft.reporting.page import percent, size
+from lmcraft.reporting.page import energies, percent, size
 from lmcraft.reporting.verdicts import label, verdict_sentences
 
 METRIC_TYPES = {"bits per byte": "bits_per_byte", "exact match": "exact_match", "token F1": "f1"}
@@ -78,6 +78,7 @@ def model_card(
         notes=results.get("notes", {}),
         self_test=results.get("self_test", []),
         records=list(records.values()),
+        energy=bool(energies(records)),
         digest=model.manifest.get("digest"),
     )
     return body.rstrip() + "\n"

@@ -13,9 +13,10 @@ from pydantic import Field
 from lmcraft.inference.devices import use_workers
 from lmcraft.model import ModelConfig, load_model, save_model
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, StageConfig, UserError
-from lmcraft.reporting.artifacts import read_artifact
+from lmcraft.reporting.artifacts import lineage, read_artifact
 from lmcraft.reporting.card import model_card
 from lmcraft.reporting.check import MISSING_EXTRA, check_export
+from lmcraft.reporting.page import energies
 from lmcraft.tokens import Tokenizer
 from lmcraft.tokens.files import write_json, write_text
 
@@ -41,7 +42,7 @@ class ExportConfig(StageConfig):
 
 
 def run(config: ExportConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Write weights, configs, tokenizer, `README.md` and `export.json`.
+    """Write weights, configs, tokenizer, `README.md` and `export.json`; `energy.json` where the training looked.
 
     Raises ExportDiffers, and leaves no artifact, when `transformers` makes something else of them than lmcraft does;
     UserError when `transformers` is not installed or the model is no model.
@@ -62,6 +63,9 @@ def run(config: ExportConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
         out / "README.md",
         model_card(config.name, config.description, config.licence, model, evaluation, documents, config.masked),
     )
+    if found := energies(lineage([model])):
+        total = {name: sum(row[name] for row in found) for name in ("kwh", "gco2e")}
+        write_json(out / "energy.json", {**total, "steps": found})
     return {"name": config.name, **compared}
 
 
@@ -116,7 +120,7 @@ def check(config: ExportConfig, runtime: Runtime) -> None:
 
 STAGE = Stage(
     name="export",
-    version=1,
+    version=2,
     config=ExportConfig,
     inputs={
         "model": Input(kinds=("model",)),
@@ -127,4 +131,5 @@ STAGE = Stage(
     run=run,
     help="Write a model as a Hugging Face directory with a model card, and check it against transformers.",
     check=check,
+    volatile=("energy.json",),
 )

@@ -141,6 +141,7 @@ def _model(artifact: Artifact) -> dict[str, Any]:
         },
         "training": flat(artifact.json("training.json") or {}),
         "curves": _curves(artifact.rows("metrics.jsonl")),
+        "monitors": _monitors(artifact.rows("monitors.jsonl")),
         "check": artifact.json("export.json"),
     }
 
@@ -194,6 +195,36 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
             points = [[place(row), float(row[key])] for row in rows if row.get(key) is not None]
             curves[name] = [point for point in points if math.isfinite(point[1])]
     return curves
+
+
+BY_SOURCE = ("heldout_bits_per_byte", "heldout_masked_nats")
+BY_LAYER = ("grad_norm", "update_to_weight", "attention_logit", "dead_units")
+
+
+def _monitors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """By layer as it was at the last measured step, by source as at the first and the last; None without monitors."""
+    if not rows:
+        return None
+    layers = [row for row in rows if isinstance(row.get("layer"), int)]
+    last = max((row["step"] for row in layers), default=None)
+    of_last = sorted((row for row in layers if row["step"] == last), key=lambda row: row["layer"])
+    named = [row for row in rows if "source" in row]
+    unit = next((name for name in BY_SOURCE if any(name in row for row in named)), BY_SOURCE[0])
+    sources: dict[str, dict[str, Any]] = {}
+    for row in named:  # in the order of the steps: what is said last of a source stands
+        known = sources.setdefault(row["source"], {"source": row["source"], "first": _finite(row[unit])})
+        known |= {"last": _finite(row[unit]), "documents": row.get("documents"), "bytes": row.get("bytes")}
+    return {
+        "step": last,
+        "layers": [{"layer": row["layer"], **{name: _finite(row.get(name)) for name in BY_LAYER}} for row in of_last],
+        "sources": list(sources.values()),
+        "of_sources": unit,
+        "units": rows[0].get("units", {}),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _evaluation(artifact: Artifact, records: Mapping[str, Record]) -> dict[str, Any]:

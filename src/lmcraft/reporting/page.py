@@ -8,12 +8,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lmcraft.recipe.stage import count, duration
+from lmcraft.recipe.stage import GRID_INTENSITY, GRID_SOURCE, count, duration
 from lmcraft.reporting.artifacts import Artifact, Record
 from lmcraft.reporting.charts import Line, Node, graph, line_chart
 from lmcraft.reporting.verdicts import headline, label, verdict_sentences
 
 NOT_MEASURED = "not measured"
+SOURCE_UNITS = {"heldout_bits_per_byte": "bits a byte", "heldout_masked_nats": "nats a masked token"}
 BREAKDOWNS = ("source", "language", "licence", "topic")
 
 
@@ -23,9 +24,10 @@ def page(
     artifacts: Sequence[Artifact],
     records: Mapping[str, Record],
     watts_per_core: float | None,
+    grid: float = GRID_INTENSITY,
 ) -> dict[str, Any]:
     """Everything that the template needs, as plain values and finished pictures."""
-    cost = _cost(records, watts_per_core)
+    cost = _cost(records, watts_per_core, grid)
     return {
         "title": title,
         "tiles": _tiles(facts, cost),
@@ -228,15 +230,42 @@ def _training(model: Mapping[str, Any], artifacts: Sequence[Artifact]) -> dict[s
                 y_from_zero=name in ("learning_rate", "grad_norm"),
             )
             charts.append({"title": title, "picture": picture, "last": curves[name][-1][1]})
+    monitors = model["monitors"]
     telemetry = next((artifact.rows("telemetry.jsonl") for artifact in artifacts if artifact.step == model["step"]), [])
     return {
         "step": model["step"],
         "charts": charts,
+        "layers": _layers(monitors["layers"]) if monitors else [],
+        "sources": monitors["sources"] if monitors else [],
+        "of_sources": SOURCE_UNITS.get(monitors["of_sources"]) if monitors else None,
         "settings": model["training"],
         "heldout": bool(curves.get("heldout_bits_per_byte") or curves.get("heldout_masked_nats")),
         "speed": _median(telemetry, "tokens_per_second"),
         "mfu": _median(telemetry, "mfu"),
     }
+
+
+def _layers(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A small chart each of what the monitors saw by layer, with its largest value."""
+    charts = []
+    for name, title in (
+        ("grad_norm", "Norm of the gradient"),
+        ("update_to_weight", "Update over weights"),
+        ("attention_logit", "Largest attention logit"),
+        ("dead_units", "Share of dead units"),
+    ):
+        points = [(float(row["layer"]), float(row[name])) for row in rows if row[name] is not None]
+        if points:
+            picture = line_chart(
+                [Line(title, points)],
+                title=f"{title} by layer",
+                x_label="layer",
+                y_format="{:.2g}".format,
+                y_from_zero=True,
+                size=(260, 150),
+            )
+            charts.append({"title": title, "picture": picture, "most": max(y for _, y in points)})
+    return charts
 
 
 def _median(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
@@ -311,7 +340,8 @@ def _interval_group(name: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str
     return {"name": name, "better": metrics[0]["better"], "unit": metrics[0]["unit"], "rows": rows, "ends": ends}
 
 
-def _cost(records: Mapping[str, Record], watts_per_core: float | None) -> dict[str, Any]:
+def _cost(records: Mapping[str, Record], watts_per_core: float | None, grid: float) -> dict[str, Any]:
+    """Times of all steps; energy as each step found it, and by assumption for those that did not look."""
     timed = [(r, r.provenance["seconds"]) for r in records.values() if r.provenance.get("seconds") is not None]
     timed.sort(key=lambda entry: entry[0].provenance.get("started") or "")
     longest = max((seconds for _, seconds in timed), default=0) or 1
@@ -326,16 +356,33 @@ def _cost(records: Mapping[str, Record], watts_per_core: float | None) -> dict[s
         }
         for record, seconds in timed
     ]
-    core_seconds = sum(seconds * (r.provenance.get("machine", {}).get("cores") or 0) for r, seconds in timed)
-    known = bool(timed) and all(r.provenance.get("machine", {}).get("cores") for r, _ in timed)
+    found = energies(records)
+    others = [(r, seconds) for r, seconds in timed if not r.summary.get("energy")]
+    core_seconds = sum(seconds * (r.provenance.get("machine", {}).get("cores") or 0) for r, seconds in others)
+    known = bool(others) and all(r.provenance.get("machine", {}).get("cores") for r, _ in others)
     joules = core_seconds * watts_per_core if watts_per_core is not None and known else None
+    estimated = joules / 3600 if joules is not None else None
     return {
         "rows": rows,
         "seconds": sum(seconds for _, seconds in timed) if timed else None,
-        "watt_hours": joules / 3600 if joules is not None else None,
+        "found": found,
+        "others": bool(others),
+        "watt_hours": estimated,
+        "gco2e": estimated * grid / 1000 if estimated is not None else None,
+        "grid": grid,
+        "grid_source": GRID_SOURCE if grid == GRID_INTENSITY else "runtime.grid_intensity of this run",
         "watts_per_core": watts_per_core,
         "core_hours": core_seconds / 3600,
     }
+
+
+def energies(records: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """What the steps that looked say of their energy."""
+    found = []
+    for record in records.values():
+        if energy := record.summary.get("energy"):
+            found.append({"step": record.step, "stage": record.stage, **energy})
+    return found
 
 
 def _lineage(records: Mapping[str, Record]) -> Markup:

@@ -22,7 +22,9 @@ class ReportConfig(StageConfig):
 
     title: str = Field("Run report", min_length=1, description="Heading of the page.")
     watts_per_core: float | None = Field(
-        None, gt=0, description="Assumed power of a busy core, for the energy estimate; null: energy is not estimated."
+        None,
+        gt=0,
+        description="Assumed power of a core, for energy of steps that do not look; null: not estimated.",
     )
 
 
@@ -34,16 +36,16 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, runtime: Runtime) -> di
     artifacts = [read_artifact(directory) for directory in inputs["of"]]
     records = lineage(artifacts)
     facts = gather(artifacts, records)
-    html = render(config, artifacts)
+    html = render(config, artifacts, runtime.grid_intensity)
     write_json(out / "report.json", {"format": 1, "title": config.title, **_without_curves(facts)})
     write_text(out / "report.html", html)
     return {"page": "report.html", "artifacts": len(artifacts), "lineage": len(records)}
 
 
-def render(config: ReportConfig, artifacts: list[Artifact]) -> str:
+def render(config: ReportConfig, artifacts: list[Artifact], grid: float) -> str:
     """The page. Everything in it that came from a text, a model or a user is escaped; it holds no script."""
     records = lineage(artifacts)
-    context = page(config.title, gather(artifacts, records), artifacts, records, config.watts_per_core)
+    context = page(config.title, gather(artifacts, records), artifacts, records, config.watts_per_core, grid)
     environment = Environment(
         loader=PackageLoader("lmcraft.reporting", "templates"),
         autoescape=True,
@@ -77,7 +79,7 @@ def _without_curves(facts: dict[str, Any]) -> dict[str, Any]:
 
 STAGE = Stage(
     name="report",
-    version=1,
+    version=2,
     config=ReportConfig,
     inputs={"of": Input(many=True)},
     output="report",

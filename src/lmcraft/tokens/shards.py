@@ -70,6 +70,11 @@ class TokenShards:
         return [language or "unknown" for language in self._index.column("language").to_pylist()]
 
     @cached_property
+    def sources(self) -> list[str]:
+        """Name of the source of each document."""
+        return [source or "unknown" for source in self._index.column("source").to_pylist()]
+
+    @cached_property
     def ids(self) -> list[str]:
         """Id of each document in the documents it was made from."""
         return list(self._index.column("id").to_pylist())
@@ -78,7 +83,7 @@ class TokenShards:
     def _index(self) -> pa.Table:
         file = self.directory / "documents.parquet"
         try:
-            table = pq.read_table(file, columns=["id", "split", "language", "bytes"])
+            table = pq.read_table(file, columns=["id", "split", "language", "source", "bytes"])
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{file} is missing or damaged ({error}); rebuild or restore it") from None
         table = table.filter(pa.compute.equal(table.column("split"), self.split))

@@ -8,7 +8,7 @@ from typing import Any
 import tokenizers
 import torch
 
-from lmcraft.model import ModelConfig, Transformer, load_model
+from lmcraft.model import ModelConfig, Transformer, load_model, refuse_spoilt_weights
 from lmcraft.recipe.stage import UserError
 from lmcraft.tokens import Tokenizer
 from lmcraft.training.config import PretrainConfig
@@ -45,9 +45,13 @@ def continue_from(
             "the tokens were not made by the tokenizer of the input model: give `tokens` that model as its "
             "tokenizer, or set new_vocabulary: true to train the model's embeddings anew"
         )
+    if not other:
+        refuse_ids_beyond(directory, tokenizer, shape)
     if config.new_vocabulary and not other:
         raise UserError("new_vocabulary is set, but the input model has this tokenizer already; leave it out")
-    state = load_model(directory).state_dict()
+    loaded = load_model(directory)
+    refuse_spoilt_weights(loaded, directory)
+    state = loaded.state_dict()
     if other:
         shape = shape.model_copy(update={"vocab_size": tokenizer.vocab_size})
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -98,6 +102,15 @@ def continued_shape(shape: ModelConfig, config: PretrainConfig) -> ModelConfig:
             )
         changes["max_position_embeddings"] = config.context
     return ModelConfig(**{**shape.model_dump(), **changes})
+
+
+def refuse_ids_beyond(directory: Path, tokenizer: Tokenizer, shape: ModelConfig) -> None:
+    """Raises UserError when the tokenizer beside a model gives ids that the model has no embedding for."""
+    if tokenizer.vocab_size > shape.vocab_size:
+        raise UserError(
+            f"{directory}: its tokenizer has {tokenizer.vocab_size} tokens, but its embeddings only "
+            f"{shape.vocab_size}: the two do not belong together; restore them from their source"
+        )
 
 
 def refuse_what_needs_a_model(config: PretrainConfig) -> None:

@@ -16,6 +16,7 @@ import torch
 from lmcraft.inference.devices import resolve_device, use_workers
 from lmcraft.model import Transformer
 from lmcraft.recipe.stage import Runtime, Terminated, UserError
+from lmcraft.training import energy
 from lmcraft.training.checkpoint import Identity, load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.hardware import (
@@ -27,6 +28,8 @@ from lmcraft.training.hardware import (
 )
 from lmcraft.training.loader import Loader
 from lmcraft.training.loss import compiled_loss
+from lmcraft.training.monitors import UNITS as MEASURED
+from lmcraft.training.monitors import Monitors
 from lmcraft.training.objectives import Batch, Objective, next_token
 from lmcraft.training.optimizers import make_optimizers, rate_factor, set_rates
 from lmcraft.training.stability import SpikeGuard
@@ -40,12 +43,15 @@ Evaluate = Callable[[Callable[[Batch], tuple[float, int]]], float]
 
 @dataclass
 class History:
-    """Rows of metrics.jsonl (the same whenever the run is repeated) and of telemetry.jsonl (times and speeds)."""
+    """Rows of metrics.jsonl (the same whenever the run is repeated) and of telemetry.jsonl (times and speeds), and what
+    the run cost in energy (energy.json)."""
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
     telemetry: list[dict[str, Any]] = field(default_factory=list)
+    energy: dict[str, Any] = field(default_factory=dict)
 
     def write(self, out: Path) -> None:
+        (out / energy.FILE).write_text(json.dumps(self.energy, indent=2) + "\n", encoding="utf-8")
         for name, rows in (("metrics.jsonl", self.metrics), ("telemetry.jsonl", self.telemetry)):
             (out / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -74,6 +80,8 @@ def resolve_machine(model: Transformer, config: TrainingConfig, runtime: Runtime
     keep_freed_memory()
     device = resolve_device(runtime.device)
     dtype = resolve_precision(config.precision, device)
+    if dtype == torch.bfloat16 and resolve_precision("auto", device) != dtype:
+        runtime.progress.note(f"  bfloat16 is set, but this {device.type} only emulates it: float32 would be faster")
     floor = matmul_seconds_per_token(model.config, micro, dtype, device)
     compiled = wants_compile(runtime, device, tokens * matmul_flops_per_token(model.config))
     return Machine(device, dtype, compiled, floor)
@@ -91,16 +99,19 @@ def train(
     evaluate: Evaluate | None,
     out: Path,
     runtime: Runtime,
+    monitors: Monitors | None = None,
 ) -> History:
     """Train in place; returns the history, whose last row holds the final held-out bits per byte.
 
     The gradient of a step is that of (sum of losses) / (sum of weights) over the whole batch, so it does not depend on
     `micro_rows`. A run that was killed goes on from `runtime.scratch` and ends with the same weights, bit for bit on
     the same machine; SIGTERM saves first. Raises UserError when the checkpoints there are of another run, and when the
-    loss or the gradient stay far above what they were or are not finite; Terminated after SIGTERM.
+    loss or the gradient stay far above what they were or are not finite; Terminated after SIGTERM. `monitors` are
+    measured with each evaluation and after the last step, and written beside the history.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = machine.device
+    meter = energy.Meter(device, runtime.watts_per_core)
     model.to(device).train()
     optimizers = make_optimizers(model, config, machine.dtype)
     history = History()
@@ -116,6 +127,8 @@ def train(
         set_rng_state(state["rng"])
         history = History(state["metrics"], state["telemetry"])
         guard.restore(state["guard"])
+        if monitors:
+            monitors.rows = state["monitors"]
         runtime.progress.note(f"  resuming at step {first} of {steps}")
     if machine.compiled:
         for part in (*model.model.layers, model.model.norm):
@@ -132,7 +145,14 @@ def train(
         history.metrics.append({"step": step, "heldout_bits_per_byte": value})
         if board:
             board.add_scalar("heldout_bits_per_byte", value, step)
+        if monitors:
+            _show(board, monitors.sources(step))
         return value
+
+    def run_monitors(step: int) -> None:
+        assert monitors is not None
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), _autocast(machine):
+            _show(board, monitors.forward(model, step, runtime.progress.note))
 
     every = max(1, steps // config.evaluations) if config.evaluations else steps + 1
     if first == 0:
@@ -144,10 +164,12 @@ def train(
     saved = mark = time.monotonic()
     marked = first
     seconds_before = history.telemetry[-1]["seconds"] if history.telemetry else 0.0
+    joules_before = history.telemetry[-1]["joules"] if history.telemetry else 0.0
     quality = _Best(history)
 
     def save(step: int) -> None:
-        _save(checkpoints, step, model, optimizers, history, guard, this_run, quality.now())
+        rows = monitors.rows if monitors else []
+        _save(checkpoints, step, model, optimizers, history, guard, this_run, quality.now(), rows)
 
     with (
         _Termination() as termination,
@@ -157,6 +179,8 @@ def train(
             factor = rate_factor(step, steps, config)
             set_rates(optimizers, factor)
             loss, weight = _accumulate(model, loader.batch(step), objective, micro_rows, machine)
+            evaluates = (step + 1) % every == 0 and step + 1 < steps and steps - step - 1 >= every // 2
+            before_step = monitors.before(model) if monitors and (evaluates or step + 1 == steps) else None
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True))
             done = step + 1
             row = {"step": done, "tokens": done * step_tokens, "loss": loss / weight, "rate": factor, "grad_norm": norm}
@@ -170,14 +194,18 @@ def train(
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             history.metrics.append(row)
+            if monitors and before_step:
+                before = time.monotonic()
+                _show(board, monitors.after(before_step, done, factor, runtime.progress.note))
+                run_monitors(done)
+                mark += time.monotonic() - before
             now = time.monotonic()
             if now - mark >= 2.0 or done == steps:
                 speed = (done - marked) * step_tokens / (now - mark)
                 mfu = speed * flops / rate
                 seconds_before += now - mark
-                history.telemetry.append(
-                    {"step": done, "seconds": round(seconds_before, 3), "tokens_per_second": speed, "mfu": mfu}
-                )
+                measured = {"tokens_per_second": speed, "mfu": mfu, "joules": joules_before + meter.joules()}
+                history.telemetry.append({"step": done, "seconds": round(seconds_before, 3), **measured})
                 mark, marked = now, done
                 if board:
                     for name in ("loss", "rate", "grad_norm"):
@@ -187,7 +215,7 @@ def train(
             if history.telemetry:
                 shown += f" · MFU {history.telemetry[-1]['mfu']:.0%}"
             task.advance(step_tokens, shown)
-            if done % every == 0 and done < steps and steps - done >= every // 2:
+            if evaluates:
                 before = time.monotonic()
                 heldout = run_evaluation(done)
                 mark += time.monotonic() - before
@@ -204,7 +232,10 @@ def train(
     if board:
         board.close()
     model.eval()
+    history.energy = energy.cost(joules_before + meter.joules(), meter, runtime)
     history.write(out)
+    if monitors:
+        monitors.write(out)
     return history
 
 
@@ -299,6 +330,7 @@ def _save(
     guard: SpikeGuard,
     run: Identity,
     quality: float | None,
+    monitors: list[dict[str, Any]],
 ) -> None:
     state = {
         "model": model.state_dict(),
@@ -307,6 +339,7 @@ def _save(
         "metrics": history.metrics,
         "telemetry": history.telemetry,
         "guard": guard.state(),
+        "monitors": monitors,
     }
     save_checkpoint(folder, step, state, run, quality)
 
@@ -314,10 +347,20 @@ def _save(
 def _hopeless(step: int, reason: str, guard: SpikeGuard, checkpoints: Path) -> str:
     kept = sorted(path.name for path in checkpoints.glob("step-*"))
     back = f"the last good checkpoint ({kept[-1]}) is kept" if kept else "no checkpoint was written yet"
-    return (
-        f"training stopped at step {step}: {reason}; steps left out in a row: {guard.left_out}; {back}; lower "
-        "learning_rate or embedding_learning_rate, or set precision: float32"
-    )
+    cure = "lower learning_rate or embedding_learning_rate, or set precision: float32"
+    if not guard.losses:
+        cure = "no step was taken yet, so no rate is at fault: look at the input model's weights, or lower z_loss, or "
+        cure += "set precision: float32"
+    return f"training stopped at step {step}: {reason}; steps left out in a row: {guard.left_out}; {back}; {cure}"
+
+
+def _show(board: Any, rows: list[dict[str, Any]]) -> None:
+    """Rows of the monitors on the board, a chart a measurement with a line a layer or source."""
+    for row in rows if board else ():
+        place = f"layer {row['layer']}" if "layer" in row else row["source"]
+        for name in MEASURED:
+            if row.get(name) is not None:
+                board.add_scalar(f"{name}/{place}", row[name], row["step"])
 
 
 def _tensorboard(runtime: Runtime) -> Any:

@@ -29,10 +29,12 @@ from lmcraft.training.config import (
 )
 from lmcraft.training.continued import continue_from, refuse_what_needs_a_model
 from lmcraft.training.hardware import resolve_precision
-from lmcraft.training.heldout import Evaluate, heldout_bits_per_byte, heldout_masked_nats
+from lmcraft.training.heldout import Evaluate, heldout_bits_per_byte, heldout_masked_nats, monitored_batch
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import History, resolve_machine, train
 from lmcraft.training.masking import Masking
+from lmcraft.training.memory import check_memory
+from lmcraft.training.monitors import Monitors
 from lmcraft.training.objectives import Batch, next_token
 
 
@@ -62,14 +64,23 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
     masking = make_masking(config, tokenizer)
     if masking is not None:
         special["mask_token_id"] = masking.mask_id
-    if "model" in inputs:
-        model = continue_from(inputs["model"], config, tokenizer, special)
-    else:
+    model = continue_from(inputs["model"], config, tokenizer, special) if "model" in inputs else None
+    if model is None:
         refuse_what_needs_a_model(config)
-        model = Transformer(derive_shape(config, tokenizer.vocab_size, special))
-        model.initialise(config.seed)
-    shape = model.config
+    shape = model.config if model else derive_shape(config, tokenizer.vocab_size, special)
     plan, loader = make_training_plan(config, shape, documents, runtime, masking)
+    memory = check_memory(
+        shape,
+        config,
+        runtime,
+        rows=plan.rows,
+        micro_rows=plan.micro_rows,
+        row_tokens=plan.row_tokens,
+        ahead=config.predict_ahead,
+    )
+    if model is None:
+        model = Transformer(shape)
+        model.initialise(config.seed)
     objective = next_token(config.z_loss)
     if config.predict_ahead:
         ahead = Ahead(shape, config.predict_ahead)
@@ -83,7 +94,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         ),
         "plan": plan.describe(),
     }
-    print_resolved({**resolved, "machine": machine.describe()}, runtime)
+    print_resolved({**resolved, "memory": memory, "machine": machine.describe()}, runtime)
     heldout = make_evaluations(config, inputs["tokens"], plan, masking)
     on_the_way, *afterwards = heldout
     history = train(
@@ -97,6 +108,10 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         evaluate=heldout[on_the_way],
         out=out,
         runtime=runtime,
+        monitors=Monitors(
+            monitored_batch(inputs["tokens"], plan.row_tokens, masking) or loader.batch(0).rows(0, plan.micro_rows),
+            heldout[on_the_way],
+        ),
     )
     model = model.float()
     if config.predict_ahead:
@@ -120,6 +135,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         "tokens_per_second": round(speeds[len(speeds) // 2]),
         "mfu": round(mfus[len(mfus) // 2], 4),
         "matmul_floor_tokens_per_second": round(1 / machine.floor_seconds_per_token),
+        "energy": history.energy,
         **machine.describe(),
     }
 
@@ -225,7 +241,8 @@ def _figure(value: Any) -> str:
 
 def check(config: PretrainConfig, runtime: Runtime) -> None:
     resolve_precision(config.precision, resolve_device(runtime.device))
-    derive_shape(config, 4096, {})
+    smallest = derive_shape(config, 512, {})  # what text there is, and its vocabulary, is not known yet
+    check_memory(smallest, config, runtime, rows=1, micro_rows=1, row_tokens=1)
     if runtime.tensorboard is not None and find_spec("tensorboard") is None:
         raise UserError('runtime.tensorboard needs TensorBoard: pip install "lmcraft[tensorboard]"')
 
@@ -249,7 +266,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 STAGE = Stage(
     name="pretrain",
-    version=1,
+    version=2,
     config=PretrainConfig,
     inputs={
         "tokens": Input(("tokens",)),
@@ -261,5 +278,5 @@ STAGE = Stage(
     help="Train a new model: to predict the next token, to fill masks, or both.",
     check=check,
     estimate=estimate,
-    volatile=("telemetry.jsonl",),
+    volatile=("telemetry.jsonl", "energy.json"),
 )

@@ -14,7 +14,8 @@ FEWEST = 32
 """Before so many, nothing stands out."""
 
 PATIENCE = 8
-"""So many steps left out in a row, or a tenth of all if that is less, and the run stops."""
+"""So many steps left out in a row, or a tenth of all if that is less, and the run stops; at once if they are the first
+of all."""
 
 
 @dataclass
@@ -53,7 +54,8 @@ class SpikeGuard:
 
     @property
     def hopeless(self) -> bool:
-        return self.left_out >= min(PATIENCE, max(1, self.steps // 10))
+        # Before a first step was taken nothing can get better by going on: the weights are still those it began with.
+        return not self.losses or self.left_out >= min(PATIENCE, max(1, self.steps // 10))
 
     def state(self) -> dict[str, Any]:
         return {"losses": self.losses, "norms": self.norms, "left_out": self.left_out, "total": self.total}
