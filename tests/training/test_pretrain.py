@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lmcraft.posttraining.sft import SFTConfig
 from lmcraft.recipe.stage import Runtime, UserError
 from lmcraft.tokens import Tokenizer, pack, train
 from lmcraft.training import pretrain
+from lmcraft.training.clock import Clock
 from lmcraft.training.config import PretrainConfig
 
 CITIES = ["Oslo", "Lima", "Rome", "Cairo", "Delhi", "Quito", "Paris", "Bonn", "Kyoto", "Turin", "Basel", "Lagos"]
@@ -92,6 +94,32 @@ def test_a_model_learns_and_everything_derived_is_written_down(material: dict[st
     assert Tokenizer.load(out).sha256 == Tokenizer.load(material["tokenizer"]).sha256
     assert load_model(out).config.vocab_size == 512
     assert list((tmp_path / "board").glob("events.out.tfevents.*"))
+
+
+def test_a_run_of_minutes_ends_in_time_with_its_rates_run_down(material: dict[str, Path], tmp_path: Path) -> None:
+    started = time.monotonic()
+    summary = run_pretrain(material, tmp_path, train_tokens=None, train_minutes=0.1, final_rate=0.0)
+    assert time.monotonic() - started < 6 + 4, "the last evaluation and the files come after the clock"
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    taken = [row for row in rows if "loss" in row]
+    assert summary["steps"] == len(taken) > 10
+    assert summary["tokens"] == summary["steps"] * 1024
+    assert taken[-1]["rate"] < 0.2 < max(row["rate"] for row in taken)
+    assert sum("heldout_bits_per_byte" in row for row in rows) == 1 + 1 + 1, "before, half way and after"
+
+
+def test_a_clock_goes_on_from_what_was_spent() -> None:
+    clock = Clock(100.0)
+    assert clock.has_time()
+    assert not clock.crossed(4)
+    clock.resume(60.0)
+    assert clock.share() == pytest.approx(0.6, abs=0.05)
+    assert clock.crossed(4)
+    assert not clock.crossed(4), "once for each part"
+    clock.resume(60.0)
+    assert clock.share() == 1.0
+    assert not clock.has_time()
+    assert not clock.crossed(4), "the end is not on the way"
 
 
 def test_the_same_settings_give_the_same_bytes(material: dict[str, Path], tmp_path: Path) -> None:

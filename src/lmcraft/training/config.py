@@ -109,12 +109,24 @@ class PretrainConfig(TrainingConfig):
         None, gt=0, description="default: tokens_per_parameter x parameters (of experts, those a token meets)"
     )
     tokens_per_parameter: float = Field(12.0, gt=0)
+    train_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="instead of train_tokens: minutes by the clock, start-up included; rates then follow the clock, so "
+        "that another machine, or a run that was killed, ends with another model",
+    )
     max_epochs: float = Field(40.0, gt=0, description="refuse to see the corpus more often than this")
 
     @model_validator(mode="after")
     def _one_dial(self) -> PretrainConfig:
         if self.depth is not None and self.parameters is not None:
             raise ValueError("set depth or parameters, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _one_length(self) -> PretrainConfig:
+        if self.train_minutes is not None and self.train_tokens is not None:
+            raise ValueError("set train_tokens or train_minutes, not both")
         return self
 
     @model_validator(mode="after")
@@ -214,6 +226,10 @@ def _shape(config: PretrainConfig, depth: int, vocab_size: int, special: dict[st
         tie_word_embeddings=config.tie_embeddings is not False,
         **{**own, **special},
     )
+
+
+CLOCKED_BATCH_TOKENS = 8192
+"""Tokens of a step where the clock sets the length, and with it nobody knows the number of steps."""
 
 
 def choose_micro_rows(config: TrainingConfig, rows: int, row_tokens: int, device: torch.device) -> int:

@@ -18,6 +18,7 @@ from lmcraft.model import Transformer
 from lmcraft.recipe.stage import Runtime, Terminated, UserError
 from lmcraft.training import energy
 from lmcraft.training.checkpoint import Identity, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from lmcraft.training.clock import Clock
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.hardware import (
     keep_freed_memory,
@@ -100,6 +101,7 @@ def train(
     out: Path,
     runtime: Runtime,
     monitors: Monitors | None = None,
+    clock: Clock | None = None,
 ) -> History:
     """Train in place; returns the history, whose last row holds the final held-out bits per byte.
 
@@ -107,7 +109,8 @@ def train(
     `micro_rows`. A run that was killed goes on from `runtime.scratch` and ends with the same weights, bit for bit on
     the same machine; SIGTERM saves first. Raises UserError when the checkpoints there are of another run, and when the
     loss or the gradient stay far above what they were or are not finite; Terminated after SIGTERM. `monitors` are
-    measured with each evaluation and after the last step, and written beside the history.
+    measured with each evaluation and after the last step, and written beside the history. With `clock` the run ends
+    when its time is over, after `steps` at the latest, and the schedule follows the clock.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = machine.device
@@ -129,6 +132,8 @@ def train(
         guard.restore(state["guard"])
         if monitors:
             monitors.rows = state["monitors"]
+        if clock:
+            clock.resume(state["clock"])
         runtime.progress.note(f"  resuming at step {first} of {steps}")
     if machine.compiled:
         for part in (*model.model.layers, model.model.norm):
@@ -154,7 +159,12 @@ def train(
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), _autocast(machine):
             _show(board, monitors.forward(model, step, runtime.progress.note))
 
-    every = max(1, steps // config.evaluations) if config.evaluations else steps + 1
+    def evaluates_after(step: int) -> bool:
+        if clock:
+            return clock.crossed(config.evaluations)
+        every = max(1, steps // config.evaluations) if config.evaluations else steps + 1
+        return step % every == 0 and step < steps and steps - step >= every // 2
+
     if first == 0:
         run_evaluation(0)
     heldout = next((row["heldout_bits_per_byte"] for row in reversed(history.metrics) if len(row) == 2), None)
@@ -169,18 +179,24 @@ def train(
 
     def save(step: int) -> None:
         rows = monitors.rows if monitors else []
-        _save(checkpoints, step, model, optimizers, history, guard, this_run, quality.now(), rows)
+        spent = clock.spent() if clock else 0.0
+        _save(checkpoints, step, model, optimizers, history, guard, this_run, quality.now(), rows, spent)
 
+    done = first
     with (
         _Termination() as termination,
-        runtime.progress.task("training", steps * step_tokens, "tokens", first * step_tokens) as task,
+        runtime.progress.task(
+            "training", None if clock else steps * step_tokens, "tokens", first * step_tokens
+        ) as task,
     ):
         for step in range(first, steps):
-            factor = rate_factor(step, steps, config)
+            at, of = (int(clock.share() * 10_000), 10_000) if clock else (step, steps)
+            factor = rate_factor(at, of, config)
+            last = step + 1 == steps or (clock is not None and not clock.has_time())
             set_rates(optimizers, factor)
             loss, weight = _accumulate(model, loader.batch(step), objective, micro_rows, machine)
-            evaluates = (step + 1) % every == 0 and step + 1 < steps and steps - step - 1 >= every // 2
-            before_step = monitors.before(model) if monitors and (evaluates or step + 1 == steps) else None
+            evaluates = not last and evaluates_after(step + 1)
+            before_step = monitors.before(model) if monitors and (evaluates or last) else None
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True))
             done = step + 1
             row = {"step": done, "tokens": done * step_tokens, "loss": loss / weight, "rate": factor, "grad_norm": norm}
@@ -200,7 +216,7 @@ def train(
                 run_monitors(done)
                 mark += time.monotonic() - before
             now = time.monotonic()
-            if now - mark >= 2.0 or done == steps:
+            if now - mark >= 2.0 or last:
                 speed = (done - marked) * step_tokens / (now - mark)
                 mfu = speed * flops / rate
                 seconds_before += now - mark
@@ -212,6 +228,8 @@ def train(
                         board.add_scalar(name, row[name], done)
                     board.add_scalar("tokens_per_second", speed, done)
             shown = f"loss {row['loss']:.3f}" + (f" · held-out {heldout:.3f} bits/byte" if heldout else "")
+            if clock:
+                shown += f" · {clock.spent() / 60:.1f} of {clock.budget_s / 60:g} minutes"
             if history.telemetry:
                 shown += f" · MFU {history.telemetry[-1]['mfu']:.0%}"
             task.advance(step_tokens, shown)
@@ -220,7 +238,9 @@ def train(
                 heldout = run_evaluation(done)
                 mark += time.monotonic() - before
             due = time.monotonic() - saved >= CHECKPOINT_SECONDS or quality.improved()
-            if (due or termination.asked) and done < steps:
+            if last:
+                break
+            if due or termination.asked:
                 before = time.monotonic()
                 save(done)
                 saved = time.monotonic()
@@ -228,7 +248,7 @@ def train(
                 if termination.asked:
                     runtime.progress.note(f"  stopped after step {done} of {steps}; what was learnt is saved")
                     raise Terminated
-    run_evaluation(steps)
+    run_evaluation(done)
     if board:
         board.close()
     model.eval()
@@ -331,6 +351,7 @@ def _save(
     run: Identity,
     quality: float | None,
     monitors: list[dict[str, Any]],
+    spent: float,
 ) -> None:
     state = {
         "model": model.state_dict(),
@@ -340,6 +361,7 @@ def _save(
         "telemetry": history.telemetry,
         "guard": guard.state(),
         "monitors": monitors,
+        "clock": spent,
     }
     save_checkpoint(folder, step, state, run, quality)
 

@@ -20,7 +20,9 @@ from lmcraft.tokens import Tokenizer, TokenShards
 from lmcraft.tokens.tokenizer import MASK
 from lmcraft.training.ahead import Ahead, next_tokens
 from lmcraft.training.balancing import balanced
+from lmcraft.training.clock import Clock
 from lmcraft.training.config import (
+    CLOCKED_BATCH_TOKENS,
     PretrainConfig,
     TrainingPlan,
     choose_micro_rows,
@@ -56,6 +58,7 @@ class Documents:
 
 
 def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[str, Any]:
+    clock = Clock(60 * config.train_minutes) if config.train_minutes else None
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     documents = Documents(TokenShards(inputs["tokens"], "train"))
     if documents.shards.tokenizer_sha256 != tokenizer.sha256:
@@ -108,6 +111,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         evaluate=heldout[on_the_way],
         out=out,
         runtime=runtime,
+        clock=clock,
         monitors=Monitors(
             monitored_batch(inputs["tokens"], plan.row_tokens, masking) or loader.batch(0).rows(0, plan.micro_rows),
             heldout[on_the_way],
@@ -126,10 +130,11 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
     (out / "training.json").write_text(json.dumps(resolved, indent=2) + "\n", encoding="utf-8")
     speeds = sorted(row["tokens_per_second"] for row in history.telemetry)
     mfus = sorted(row["mfu"] for row in history.telemetry)
+    steps = max(row["step"] for row in history.metrics)
     return {
         "parameters": plan.parameters,
-        "steps": plan.steps,
-        "tokens": plan.steps * plan.rows * plan.row_tokens,
+        "steps": steps,
+        "tokens": steps * plan.rows * plan.row_tokens,
         **{name: history.metrics[-1].get(name) for name in heldout},
         "loss": next(row["loss"] for row in reversed(history.metrics) if "loss" in row),
         "tokens_per_second": round(speeds[len(speeds) // 2]),
@@ -191,7 +196,10 @@ def make_training_plan(
 ) -> tuple[TrainingPlan, Loader]:
     """Derive the size of the run. Raises UserError when the corpus is too small for it."""
     corpus = documents.shards.tokens
-    train_tokens = config.train_tokens or round(config.tokens_per_parameter * shape.parameters(active=True))
+    if config.train_minutes:
+        train_tokens = round(config.max_epochs * corpus)  # the clock ends it before
+    else:
+        train_tokens = config.train_tokens or round(config.tokens_per_parameter * shape.parameters(active=True))
     row = config.context
     longest = int(documents.lengths.max())
     if longest < row:
@@ -199,7 +207,8 @@ def make_training_plan(
         runtime.progress.note(
             f"  no document is longer than {longest} tokens: rows of {row} instead of {config.context}"
         )
-    batch = config.batch_tokens or default_batch_tokens(train_tokens, row)
+    derived = CLOCKED_BATCH_TOKENS if config.train_minutes else default_batch_tokens(train_tokens, row)
+    batch = config.batch_tokens or derived
     rows = max(1, batch // row)
     steps = max(1, train_tokens // (rows * row))
     if corpus < 2 * rows * row or train_tokens > config.max_epochs * corpus:
@@ -251,6 +260,8 @@ def estimate(config: PretrainConfig, runtime: Runtime) -> float | None:
     """Seconds on this machine: operations over a quick measurement of its matrix products, at 35% of that rate."""
     from lmcraft.training.hardware import matmul_seconds_per_token
 
+    if config.train_minutes:
+        return 60 * config.train_minutes
     shape = derive_shape(config, 4096, {})
     device = resolve_device(runtime.device)
     tokens = config.train_tokens or round(config.tokens_per_parameter * shape.parameters(active=True))
