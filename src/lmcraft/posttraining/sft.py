@@ -135,4 +135,5 @@ STAGE = Stage(
     help="Fine-tune a model on conversations.",
     check=check,
     volatile=("telemetry.jsonl",),
+    ranks=True,
 )

@@ -262,4 +262,5 @@ STAGE = Stage(
     check=check,
     estimate=estimate,
     volatile=("telemetry.jsonl",),
+    ranks=True,
 )
