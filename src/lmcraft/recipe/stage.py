@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -135,9 +136,17 @@ class Ranks(Protocol):
 
     def calls(self) -> Iterator[dict[str, Any]]:
         """On the others: what the first one calls for, until it leaves."""
+        ...
 
     def agree(self, what: str, value: Mapping[str, Any]) -> None:
         """Raises UserError on all ranks when one of them has another value, and names what differs."""
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Within it, a process that is gone or silent is a UserError."""
+        ...
+
+    def leave(self) -> None:
+        """At the end; on the first rank it ends the others' `calls`."""
 
 
 class Task:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lmcraft.training.config import TrainingConfig
+from lmcraft.training.muon import ShardedMuon
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
@@ -27,10 +28,9 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
     ]
     optimizers: list[torch.optim.Optimizer] = []
     if config.optimizer == "muon":
+        kind = ShardedMuon if hasattr(matrices[0], "full_tensor") else torch.optim.Muon
         optimizers.append(
-            torch.optim.Muon(
-                matrices, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.95, nesterov=True
-            )
+            kind(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.95, nesterov=True)
         )
     else:
         adam_groups.append({"params": matrices, "lr": config.learning_rate, "weight_decay": config.weight_decay})

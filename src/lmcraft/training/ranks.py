@@ -26,11 +26,6 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 AFTER = "give the same command again: training goes on from the last checkpoint (torchrun --max-restarts does it alone)"
 
 
-def started_by_torchrun() -> bool:
-    """Whether this process is one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 class Ranks:
     """All processes of the run; `rank` is this one's number, the first has 0.
 

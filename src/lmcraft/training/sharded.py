@@ -35,6 +35,7 @@ def save_sharded(
     """As `save_checkpoint`; all processes call it with the same arguments but for their parts of the tensors."""
     tensors: dict[str, Tensor] = {}
     plain = take_tensors(state, "", tensors)
+    _part_from_each_other(tensors)
     temporary = folder / "writing-ranks"
     if ranks.first:
         prepare(temporary)
@@ -51,6 +52,17 @@ def save_sharded(
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     ranks.share()
+
+
+def _part_from_each_other(tensors: dict[str, Tensor]) -> None:
+    """Copies what two names share (tied embeddings): safetensors refuses it."""
+    seen: set[int] = set()
+    for place, tensor in tensors.items():
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        memory = local.untyped_storage().data_ptr()
+        if memory in seen:
+            tensors[place] = tensor.clone()
+        seen.add(memory)
 
 
 def load_sharded(

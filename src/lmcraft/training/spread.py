@@ -19,8 +19,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -44,6 +44,8 @@ from lmcraft.training.parallel import Alone, full_matrix
 from lmcraft.training.ranks import Ranks
 from lmcraft.training.sharded import load_sharded, save_sharded
 
+_SET_TIMEOUT = getattr(distributed_c10d, "set_timeout", None) or distributed_c10d._set_pg_timeout  # its name to 2.14
+
 
 class Spread(Alone):
     """The processes of `ranks`, of which each holds a part of the network and of every batch.
@@ -65,7 +67,7 @@ class Spread(Alone):
         self.batches = init_device_mesh(kind, places, mesh_dim_names=("data", "context", "tensor"))
         for mesh in (self.weights, self.batches):
             for group in mesh.get_all_groups():
-                _set_pg_timeout(ranks.timeout, group)
+                _SET_TIMEOUT(ranks.timeout, group)
         self.at = {name: self.batches.get_local_rank(name) for name in ("data", "context", "tensor")}
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # speaks of speed, often
 
