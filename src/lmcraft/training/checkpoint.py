@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,9 @@ def _put_together(path: Path) -> dict[str, Tensor]:
     reader = dcp.HuggingFaceStorageReader(str(path))
     stored: dict[str, Any] = reader.read_metadata().state_dict_metadata
     tensors = {place: torch.empty(each.size, dtype=each.properties.dtype) for place, each in stored.items()}
-    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this is one process is known
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
     return tensors
 
 
