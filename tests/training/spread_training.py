@@ -56,6 +56,11 @@ MESHES: dict[int, dict[str, dict[str, int]]] = {
 }
 """Number of processes -> settings of runtime.parallel that must change nothing."""
 
+CURVES = {
+    2: [("shard", "adamw"), ("tensor", "muon")],
+    4: [(name, "adamw") for name in ("shard", "hybrid", "tensor", "context")],
+}
+
 
 class Texts:
     lengths = np.random.default_rng(0).integers(4, 30, 80).astype(np.int64)
@@ -122,14 +127,20 @@ def with_settings(ranks: Ranks, **degrees: int) -> Ranks:
 
 
 def curves(folder: Path, ranks: Ranks) -> dict[str, Any]:
-    """Losses and held-out figures of every mesh."""
+    """Losses and held-out figures of meshes."""
     rows: dict[str, Any] = {}
-    for name, degrees in MESHES[ranks.size].items():
-        for optimizer in ("adamw", "muon") if (ranks.size, name) == (2, "tensor") else ("adamw",):
-            _model, history, _ = trained(folder / f"{name}-{optimizer}", with_settings(ranks, **degrees), optimizer)
-            if history is not None:
-                rows[f"{name} {optimizer}"] = history.metrics
+    for name, optimizer in CURVES[ranks.size]:
+        settings = with_settings(ranks, **MESHES[ranks.size][name])
+        model, history, _ = trained(folder / f"{name}-{optimizer}", settings, optimizer)
+        if history is not None:
+            rows[f"{name} {optimizer}"] = history.metrics
+            keep(model, folder / f"{name}-{optimizer}")
     return rows
+
+
+def keep(model: Transformer, folder: Path) -> None:
+    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+    save_file(weights, folder / "end.safetensors")
 
 
 def gradients(folder: Path, ranks: Ranks | None) -> dict[str, Any]:
@@ -236,28 +247,23 @@ def vanished(folder: Path, ranks: Ranks) -> dict[str, Any]:
     return {}
 
 
-def peace(folder: Path, ranks: Ranks) -> dict[str, Any]:
-    return killed(folder, ranks, at=-1)
-
-
-def killed(folder: Path, ranks: Ranks, at: int = 11) -> dict[str, Any]:
+def killed(folder: Path, ranks: Ranks) -> dict[str, Any]:
     """One process is killed in the middle of its first life; torchrun starts all again."""
-    loop.CHECKPOINT_SECONDS = 0.0
-    if ranks.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        rate_factor = loop.rate_factor
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        loop.CHECKPOINT_SECONDS = 0.0
+        if ranks.rank == 1:
+            rate_factor = loop.rate_factor
 
-        def dying(step: int, *rest: Any) -> float:
-            if step == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return rate_factor(step, *rest)
+            def dying(step: int, *rest: Any) -> float:
+                if step == 7:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return rate_factor(step, *rest)
 
-        loop.rate_factor = dying  # type: ignore[assignment]
+            loop.rate_factor = dying  # type: ignore[assignment]
     with ranks.watched():
-        model, history, notes = trained(folder / "run", ranks, "muon")
+        model, history, notes = trained(folder, ranks)
     if history:
-        save_file(
-            {name: value.detach().clone() for name, value in model.named_parameters()}, folder / "end.safetensors"
-        )
+        keep(model, folder)
     return {"notes": notes}
 
 

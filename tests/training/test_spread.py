@@ -80,7 +80,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     two = answered(2, "two", folder)
     shutil.copytree(folder / "stopped", folder / "stopped-4")
     one["resumed"] = spread_training.resumed(folder / "stopped", None)
-    return {"one": one, "two": two, "four": answered(4, "four", folder)}
+    shutil.move(folder / "shard-adamw", folder / "two-adamw")
+    return {"one": one, "two": two, "four": answered(4, "four", folder), "folder": folder}
 
 
 def close(rows: list[dict[str, Any]], reference: list[dict[str, Any]], tolerance: float) -> float:
@@ -99,7 +100,7 @@ def close(rows: list[dict[str, Any]], reference: list[dict[str, Any]], tolerance
 @pytest.mark.parametrize("count", ["two", "four"])
 def test_every_mesh_gives_the_loss_curve_and_the_evaluation_of_one_process(runs: Any, count: str) -> None:
     meshes = {mesh for mesh, *_ in map(str.split, runs[count]["curves"])}
-    assert meshes == set(spread_training.MESHES[{"two": 2, "four": 4}[count]])
+    assert meshes >= ({"shard", "hybrid", "tensor", "context"} if count == "four" else {"shard", "tensor"})
     for name, rows in runs[count]["curves"].items():
         _, optimizer = name.split()
         reference = runs["one"]["curves"][optimizer]
@@ -151,25 +152,20 @@ def test_a_process_that_is_silent_is_given_up_with_a_sentence(tmp_path: Path) ->
     assert answer["seconds"] < 30
 
 
-def test_a_killed_process_is_started_again_and_the_weights_are_those_of_a_run_in_peace(tmp_path: Path) -> None:
-    for name in ("killed", "peace"):
-        (tmp_path / name).mkdir()
-        ran = subprocess.run(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3"),
-                *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--monitor-interval", "0.1"),
-                *(str(SCRIPT), name if name == "killed" else "peace", str(tmp_path / name)),
-            ],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=150,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr
-        notes = json.loads(ran.stdout.splitlines()[-1])["notes"]
-        assert [note for note in notes if "resuming" in note] == (
-            ["  resuming at step 11 of 20"] if name == "killed" else []
-        )
-    ends = [load_file(tmp_path / name / "end.safetensors") for name in ("killed", "peace")]
+def test_a_killed_process_is_started_again_and_the_weights_are_those_of_a_run_in_peace(
+    runs: Any, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3"]
+    ran = subprocess.run(
+        [*words, "--monitor-interval", "0.1", str(SCRIPT), "killed", str(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    notes = json.loads(ran.stdout.splitlines()[-1])["notes"]
+    assert f"  resuming at step 7 of {spread_training.STEPS}" in notes
+    ends = [load_file(folder / "end.safetensors") for folder in (tmp_path, runs["folder"] / "two-adamw")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

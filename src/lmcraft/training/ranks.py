@@ -43,6 +43,10 @@ class Ranks:
         self.device = _own_device(device, int(os.environ.get("LOCAL_RANK", self.rank)), self.local_size)
         with self.watched():
             store, rank, size = next(iter(dist.rendezvous("env://", timeout=self.timeout)))
+            if self.local_size == self.size:
+                # torchrun on one machine keeps its store when it starts the processes again, and with it what the dead
+                # ones said. On many (--rdzv-backend=c10d) it makes a new one; there the count may differ.
+                store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
             store.set_timeout(self.timeout)
             self._store = dist.PrefixStore("lmcraft", store)
             self._said = self._called = 0
