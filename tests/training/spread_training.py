@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safetensors.torch import save_file
 from lmcraft.model import ModelConfig, Transformer
 from lmcraft.recipe.schema import ParallelConfig
 from lmcraft.recipe.stage import Followed, Progress, Runtime, UserError
-from lmcraft.training import loop
+from lmcraft.training import loop, spread
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import Machine, train
@@ -151,10 +152,10 @@ def gradients(folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, degrees in ways.items():
         for micro_rows in (1, 3) if name in ("alone", "shard") else (3,):
-            spread = ALONE if ranks is None else spread_over(with_settings(ranks, **(degrees or {})), SHAPE, ROW)
-            network = spread.network(fresh().double(), CPU)
+            share = ALONE if ranks is None else spread_over(with_settings(ranks, **(degrees or {})), SHAPE, ROW)
+            network = share.network(fresh().double(), CPU)
             loss, weight = loop._accumulate(
-                network, spread.part(batch), spread.objective(next_token()), micro_rows, machine, spread
+                network, share.part(batch), share.objective(next_token()), micro_rows, machine, share
             )
             assert weight == batch.predicted
             whole = [full_matrix(value.grad) for value in network.parameters() if value.grad is not None]
@@ -194,11 +195,13 @@ def resumed(folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     return {"metrics": history.metrics, "notes": notes} if history else {}
 
 
-def two(folder: Path, ranks: Ranks) -> dict[str, Any]:
+def two(folder: Path, ranks: Ranks) -> None:
     """All that two processes are asked for, in one start."""
     found = {"curves": curves(folder, ranks), "gradients": gradients(folder, ranks)}
     stopped(folder / "stopped", with_settings(ranks, tensor=2))
-    return {**found, "refused": refused(folder, ranks)}
+    found["refused"] = refused(folder, ranks)
+    print(json.dumps({**found, "vanished": vanished(folder / "vanished", with_settings(ranks))}), flush=True)
+    os._exit(0)  # there is nobody to take leave of
 
 
 def four(folder: Path, ranks: Ranks) -> dict[str, Any]:
@@ -223,7 +226,10 @@ def refused(folder: Path, ranks: Ranks) -> list[str]:
 
 
 def vanished(folder: Path, ranks: Ranks) -> dict[str, Any]:
-    """The last process stops answering in the middle of the run."""
+    """What the first process says when the last one stops answering in the middle of a run."""
+    folder.mkdir(exist_ok=True)
+    ranks.settings, ranks.timeout = ParallelConfig(timeout=2.0), timedelta(seconds=2)
+    spread._SET_TIMEOUT(ranks.timeout, dist.group.WORLD)
     if not ranks.first:
         rate_factor = loop.rate_factor
 
@@ -237,14 +243,11 @@ def vanished(folder: Path, ranks: Ranks) -> dict[str, Any]:
     began = time.monotonic()
     try:
         with ranks.watched():
-            trained(folder / "run", ranks)
+            trained(folder, ranks)
     except UserError as error:
-        if not ranks.first:
-            return {}
         os.kill(int((folder / "stopped").read_text()), signal.SIGKILL)
-        print(json.dumps({"said": str(error), "seconds": time.monotonic() - began}), flush=True)
-        os._exit(0)
-    return {}
+        return {"said": str(error), "seconds": time.monotonic() - began}
+    raise AssertionError("nobody was missed")
 
 
 def killed(folder: Path, ranks: Ranks) -> dict[str, Any]:
@@ -270,7 +273,7 @@ def killed(folder: Path, ranks: Ranks) -> dict[str, Any]:
 def main() -> None:
     case, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
-    ranks = Ranks(ParallelConfig(timeout=float(sys.argv[3]) if len(sys.argv) > 3 else 60.0), "cpu")
+    ranks = Ranks(ParallelConfig(timeout=60.0), "cpu")
     try:
         answer = globals()[case](folder, ranks)
     except UserError as error:

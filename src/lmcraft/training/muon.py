@@ -14,7 +14,7 @@ class ShardedMuon(torch.optim.Muon):
     """torch.optim.Muon, step for step, for DTensors. All processes orthogonalise all matrices."""
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:

@@ -227,7 +227,7 @@ def _share_matrices(network: Transformer, mesh: DeviceMesh) -> None:
         if list(attention.q_norm.parameters()):  # one weight for all heads, of which each process has some
             for name in ("self_attn.q_norm", "self_attn.k_norm"):
                 plan[name] = SequenceParallel(sequence_dim=2, use_local_output=True)
-        parallelize_module(cast(nn.Module, layer), mesh, plan)
+        parallelize_module(layer, mesh, plan)
 
 
 class _Seen:
