@@ -251,12 +251,22 @@ def _load(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from lmcraft.recipe.runner import command, run_steps
+    from lmcraft.recipe.runner import command, follow, run_steps
 
     if arguments.dry_run:
         return _plan(arguments)
     recipe, steps, store, runtime = _load(arguments)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun started several processes
+        from lmcraft.training.ranks import Ranks
+
+        runtime.ranks = ranks = Ranks(recipe.runtime.parallel, recipe.runtime.device)
+        if not ranks.first:
+            follow(recipe, runtime)
+            ranks.leave()
+            return 0
     artifacts = run_steps(recipe, store, runtime, steps)
+    if runtime.ranks is not None:
+        runtime.ranks.leave()
     print(f"\n{recipe.name}: {len(artifacts)} steps up to date in {store.root}")
     models = [name for name, artifact in artifacts.items() if artifact.manifest["kind"] == "model"]
     reports = [artifact for artifact in artifacts.values() if artifact.manifest["kind"] == "report"]

@@ -143,4 +143,5 @@ STAGE = Stage(
     help="Fine-tune a model on conversations.",
     check=check,
     volatile=("telemetry.jsonl", "energy.json"),
+    ranks=True,
 )

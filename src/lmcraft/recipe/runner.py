@@ -10,18 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 
 from lmcraft.recipe.plan import damaged_message, step_identity, step_sources
 from lmcraft.recipe.schema import Recipe, Step
-from lmcraft.recipe.stage import Runtime, Source, UserError, duration
+from lmcraft.recipe.stage import Followed, Progress, Runtime, Source, UserError, duration
 from lmcraft.store.identity import hash_file, key_of
 from lmcraft.store.store import Artifact, Store, is_disk_full
 
@@ -71,6 +72,33 @@ def _run_in_order(
                 store.set_ref(recipe.name, step.name, artifact)
             artifacts[step.name] = artifact
     return artifacts
+
+
+def follow(recipe: Recipe, runtime: Runtime) -> None:
+    """On every rank but the first: take part in the steps that it calls all ranks to, until it is done.
+
+    What this rank's stages write goes nowhere, and it holds no locks; `runtime.scratch` is the first one's.
+    """
+    assert runtime.ranks is not None, "there is a first rank to follow"
+    workers = max(1, runtime.workers // runtime.ranks.local_size)
+    silent = replace(runtime, progress=Progress(), tensorboard=None, workers=workers)
+    for order in runtime.ranks.calls():
+        step = recipe.steps[order["step"]]
+        inputs = {
+            name: [Path(path) for path in given] if isinstance(given, list) else Path(given)
+            for name, given in order["inputs"].items()
+        }
+        try:
+            runtime.ranks.agree("recipe", _as_told(step))
+            with TemporaryDirectory(prefix="lmcraft-") as out, suppress(Followed), runtime.ranks.watched():
+                step.stage.run(step.config, inputs, Path(out), replace(silent, scratch=Path(order["scratch"])))
+        except UserError as error:
+            raise UserError(f"step {step.name}, rank {runtime.ranks.rank}: {error}") from None
+
+
+def _as_told(step: Step) -> dict[str, Any]:
+    """What all ranks must have read in their recipes."""
+    return {"stage": step.stage.name, "version": step.stage.version, "settings": step.config.identity()}
 
 
 def build_again(
@@ -147,7 +175,18 @@ def _run_stage(step: Step, runtime: Runtime, folder: Path, artifacts: dict[str, 
     }
     if runtime.tensorboard is not None:
         runtime = replace(runtime, tensorboard=runtime.tensorboard / step.name)
-    return step.stage.run(step.config, inputs, out, replace(runtime, scratch=scratch))
+    runtime = replace(runtime, scratch=scratch)
+    if runtime.ranks is None or not step.stage.ranks:
+        return step.stage.run(step.config, inputs, out, replace(runtime, ranks=None))
+    paths = {
+        name: [str(path.absolute()) for path in given] if isinstance(given, list) else str(given.absolute())
+        for name, given in inputs.items()
+    }
+    runtime.ranks.call({"step": step.name, "inputs": paths, "scratch": str(scratch.absolute())})
+    runtime.ranks.agree("recipe", _as_told(step))
+    shared = replace(runtime, workers=max(1, runtime.workers // runtime.ranks.local_size))
+    with runtime.ranks.watched():
+        return step.stage.run(step.config, inputs, out, shared)
 
 
 def _changed(before: list[dict[str, str]], after: list[Source]) -> str | None:

@@ -16,6 +16,22 @@ from lmcraft.recipe.yaml import Place, parse_file, parse_value
 from lmcraft.store.store import is_name
 
 
+class ParallelConfig(BaseModel):
+    """How the processes that `torchrun` starts share the work; what is left of them after these three shard weights,
+    gradients and optimizer (FSDP). Their product must divide the number of processes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    replicate: int = Field(
+        default=1, gt=0, description="copies of the sharded model (HSDP): about the number of machines"
+    )
+    context: int = Field(default=1, gt=0, description="processes that share a row's tokens, for long contexts")
+    tensor: int = Field(default=1, gt=0, description="processes that share each matrix, with sequence parallelism")
+    timeout: float = Field(
+        default=600.0, gt=0, description="seconds after which a process that does not answer is given up"
+    )
+
+
 class RuntimeConfig(BaseModel):
     """Where and how a recipe runs. Nothing in here changes what an artifact is."""
 
@@ -31,6 +47,7 @@ class RuntimeConfig(BaseModel):
         pattern="^(local|ray)$",
         description="what curation runs on: processes of this machine, or Ray (RAY_ADDRESS names a cluster)",
     )
+    parallel: ParallelConfig = Field(ParallelConfig(), description="how several processes (torchrun) train one model")
     tensorboard: bool = Field(False, description="also write TensorBoard event files to <store>/tensorboard")
     watts_per_core: float = Field(
         WATTS_PER_CORE, gt=0, description="assumed power of a busy core, where energy cannot be measured"

@@ -8,16 +8,21 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class Terminated(KeyboardInterrupt):
     """The process was asked to end (SIGTERM) and has saved what it had."""
+
+
+class Followed(BaseException):
+    """Ends a stage's `run` on every rank but the first, which goes on alone with what all have made."""
 
 
 class UserError(ValueError):
@@ -101,6 +106,8 @@ class Stage:
     directory out again from its items: (metric, stored, recomputed).
     When a run is killed, the next one is called with the same `out` and `runtime.scratch` as the last one left them;
     files that end in `.tmp` are never published.
+    Under `torchrun` the first rank runs all steps; a stage with `ranks` is run by the others too, with the same inputs
+    and `runtime.scratch`, an `out` that is thrown away, and `runtime.ranks` set.
     """
 
     name: str
@@ -115,6 +122,31 @@ class Stage:
     estimate: Callable[[Any, Runtime], float | None] | None = None
     rederive: Callable[[Path], Sequence[tuple[str, Any, Any]]] | None = None
     volatile: tuple[str, ...] = ()
+    ranks: bool = False
+
+
+class Ranks(Protocol):
+    """The processes that one `torchrun` started, as the runner sees them (training/ranks.py)."""
+
+    rank: int
+    local_size: int
+
+    def call(self, order: Mapping[str, Any]) -> None:
+        """On the first rank: have all others do this (JSON values)."""
+
+    def calls(self) -> Iterator[dict[str, Any]]:
+        """On the others: what the first one calls for, until it leaves."""
+        ...
+
+    def agree(self, what: str, value: Mapping[str, Any]) -> None:
+        """Raises UserError on all ranks when one of them has another value, and names what differs."""
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Within it, a process that is gone or silent is a UserError."""
+        ...
+
+    def leave(self) -> None:
+        """At the end; on the first rank it ends the others' `calls`."""
 
 
 class Task:
@@ -163,6 +195,7 @@ class Runtime:
     tensorboard: Path | None = None
     watts_per_core: float = WATTS_PER_CORE  # of a busy core, where energy cannot be measured
     grid_intensity: float = GRID_INTENSITY  # gCO2e/kWh of the electricity where this machine stands
+    ranks: Ranks | None = None  # more than one process works on this step
     progress: Progress = field(default_factory=Progress)
 
 

@@ -17,7 +17,7 @@ from lmcraft.inference.devices import resolve_device, use_workers
 from lmcraft.model import Transformer
 from lmcraft.recipe.stage import Runtime, Terminated, UserError
 from lmcraft.training import energy
-from lmcraft.training.checkpoint import Identity, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from lmcraft.training.checkpoint import Identity, rng_state, set_rng_state
 from lmcraft.training.clock import Clock
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.hardware import (
@@ -33,6 +33,7 @@ from lmcraft.training.monitors import UNITS as MEASURED
 from lmcraft.training.monitors import Monitors
 from lmcraft.training.objectives import Batch, Objective, next_token
 from lmcraft.training.optimizers import make_optimizers, rate_factor, set_rates
+from lmcraft.training.parallel import ALONE, Alone, spread_over
 from lmcraft.training.stability import SpikeGuard
 
 CHECKPOINT_SECONDS = 20.0
@@ -110,21 +111,26 @@ def train(
     the same machine; SIGTERM saves first. Raises UserError when the checkpoints there are of another run, and when the
     loss or the gradient stay far above what they were or are not finite; Terminated after SIGTERM. `monitors` are
     measured with each evaluation and after the last step, and written beside the history. With `clock` the run ends
-    when its time is over, after `steps` at the latest, and the schedule follows the clock.
+    when its time is over, after `steps` at the latest, and the schedule follows the clock. With `runtime.ranks` all
+    ranks call it with the same arguments; the first one writes, and the others end with Followed.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = machine.device
     meter = energy.Meter(device, runtime.watts_per_core)
-    model.to(device).train()
-    optimizers = make_optimizers(model, config, machine.dtype)
+    spread = spread_over(runtime.ranks, model.config, loader.row_tokens)
+    if clock and spread.size > 1:
+        raise UserError("train_minutes follows the clock of one process; with several, set train_tokens instead")
+    this_run = _identity(model, loader, config, steps)
+    spread.agree(this_run)
+    network = spread.network(model, device).train()
+    optimizers = make_optimizers(network, config, machine.dtype)
     history = History()
     guard = SpikeGuard(config.spike_limit, steps)
     first = 0
     checkpoints = (runtime.scratch or out) / "checkpoints"
-    this_run = _identity(model, loader, config, steps)
-    if restored := load_checkpoint(checkpoints, runtime.progress, this_run):
+    if restored := spread.load(checkpoints, runtime.progress, this_run, network, optimizers):
         first, state = restored
-        model.load_state_dict(state["model"])
+        network.load_state_dict(state["model"])
         for optimizer, optimizer_state in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(optimizer_state)
         set_rng_state(state["rng"])
@@ -136,17 +142,20 @@ def train(
             clock.resume(state["clock"])
         runtime.progress.note(f"  resuming at step {first} of {steps}")
     if machine.compiled:
-        for part in (*model.model.layers, model.model.norm):
+        for part in (*network.model.layers, network.model.norm):
             part.compile(dynamic=False)
     board = _tensorboard(runtime)
 
-    likelihood = next_token()  # without what the objective may add, such as z-loss
+    objective = spread.objective(objective)
+    likelihood = spread.objective(next_token())  # without what the objective may add, such as z-loss
 
     def run_evaluation(step: int) -> float | None:
         if evaluate is None:
             return None
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), _autocast(machine):
-            value = evaluate(lambda batch: _detached(likelihood(model, batch.to(device), machine.dtype)))
+            value = evaluate(
+                lambda batch: spread.sums(*likelihood(network, spread.part(batch).to(device), machine.dtype))
+            )
         history.metrics.append({"step": step, "heldout_bits_per_byte": value})
         if board:
             board.add_scalar("heldout_bits_per_byte", value, step)
@@ -155,9 +164,10 @@ def train(
         return value
 
     def run_monitors(step: int) -> None:
-        assert monitors is not None
+        if monitors is None or spread.size > 1:  # no process has a whole layer's units and heads
+            return
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), _autocast(machine):
-            _show(board, monitors.forward(model, step, runtime.progress.note))
+            _show(board, monitors.forward(network, step, runtime.progress.note))
 
     def evaluates_after(step: int) -> bool:
         if clock:
@@ -170,7 +180,8 @@ def train(
     heldout = next((row["heldout_bits_per_byte"] for row in reversed(history.metrics) if len(row) == 2), None)
     step_tokens = loader.rows * loader.row_tokens
     flops = matmul_flops_per_token(model.config)
-    rate = flops / machine.floor_seconds_per_token
+    rate = spread.size * flops / machine.floor_seconds_per_token
+    micro_rows = spread.micro_rows(loader.rows, micro_rows)
     saved = mark = time.monotonic()
     marked = first
     seconds_before = history.telemetry[-1]["seconds"] if history.telemetry else 0.0
@@ -178,26 +189,23 @@ def train(
     quality = _Best(history)
 
     def save(step: int) -> None:
-        rows = monitors.rows if monitors else []
-        spent = clock.spent() if clock else 0.0
-        _save(checkpoints, step, model, optimizers, history, guard, this_run, quality.now(), rows, spent)
+        state = _state(network, optimizers, history, guard, monitors, clock)
+        spread.save(checkpoints, step, state, this_run, quality.now())
 
-    done = first
+    done, total = first, None if clock else steps * step_tokens
     with (
         _Termination() as termination,
-        runtime.progress.task(
-            "training", None if clock else steps * step_tokens, "tokens", first * step_tokens
-        ) as task,
+        runtime.progress.task("training", total, "tokens", first * step_tokens) as task,
     ):
         for step in range(first, steps):
             at, of = (int(clock.share() * 10_000), 10_000) if clock else (step, steps)
             factor = rate_factor(at, of, config)
             last = step + 1 == steps or (clock is not None and not clock.has_time())
             set_rates(optimizers, factor)
-            loss, weight = _accumulate(model, loader.batch(step), objective, micro_rows, machine)
+            loss, weight = _accumulate(network, spread.part(loader.batch(step)), objective, micro_rows, machine, spread)
             evaluates = not last and evaluates_after(step + 1)
-            before_step = monitors.before(model) if monitors and (evaluates or last) else None
-            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True))
+            before_step = monitors.before(network) if monitors and (evaluates or last) else None
+            norm = spread.number(torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm, foreach=True))
             done = step + 1
             row = {"step": done, "tokens": done * step_tokens, "loss": loss / weight, "rate": factor, "grad_norm": norm}
             if reason := guard.stands_out(loss / weight, norm):
@@ -240,17 +248,19 @@ def train(
             due = time.monotonic() - saved >= CHECKPOINT_SECONDS or quality.improved()
             if last:
                 break
-            if due or termination.asked:
+            due, asked = spread.any(due, termination.asked)
+            if due or asked:
                 before = time.monotonic()
                 save(done)
                 saved = time.monotonic()
                 mark += saved - before
-                if termination.asked:
+                if asked:
                     runtime.progress.note(f"  stopped after step {done} of {steps}; what was learnt is saved")
                     raise Terminated
     run_evaluation(done)
     if board:
         board.close()
+    spread.finish(network, model)
     model.eval()
     history.energy = energy.cost(joules_before + meter.joules(), meter, runtime)
     history.write(out)
@@ -260,9 +270,15 @@ def train(
 
 
 def _accumulate(
-    model: Transformer, batch: Batch, objective: Objective, micro_rows: int, machine: Machine
+    model: Transformer,
+    batch: Batch,
+    objective: Objective,
+    micro_rows: int,
+    machine: Machine,
+    spread: Alone = ALONE,
 ) -> tuple[float, int]:
-    """Gradients of the whole batch's mean loss. Returns (sum of losses, weight)."""
+    """Gradients of the whole batch's mean loss, of which `batch` is this process's part. Returns (sum of losses,
+    weight) of the whole."""
     total, weight = torch.zeros((), device=machine.device), 0
     for start in range(0, batch.tokens.shape[0], micro_rows):
         micro = batch.rows(start, start + micro_rows).to(machine.device)
@@ -270,17 +286,14 @@ def _accumulate(
             loss, micro_weight = objective(model, micro, machine.dtype)
         loss.backward()
         total, weight = total + loss.detach(), weight + micro_weight
+    losses, weight = spread.sums(total, weight)
     weight = max(weight, 1)
     torch._foreach_div_([p.grad for p in model.parameters() if p.grad is not None], float(weight))
-    return float(total), weight
+    return losses, weight
 
 
 def _autocast(machine: Machine) -> torch.autocast:
     return torch.autocast(machine.device.type, dtype=torch.bfloat16, enabled=machine.dtype == torch.bfloat16)
-
-
-def _detached(pair: tuple[torch.Tensor, int]) -> tuple[float, int]:
-    return float(pair[0]), pair[1]
 
 
 class _Best:
@@ -341,29 +354,25 @@ def _identity(model: Transformer, loader: Loader, config: TrainingConfig, steps:
     }
 
 
-def _save(
-    folder: Path,
-    step: int,
-    model: Transformer,
+def _state(
+    network: Transformer,
     optimizers: list[torch.optim.Optimizer],
     history: History,
     guard: SpikeGuard,
-    run: Identity,
-    quality: float | None,
-    monitors: list[dict[str, Any]],
-    spent: float,
-) -> None:
-    state = {
-        "model": model.state_dict(),
+    monitors: Monitors | None,
+    clock: Clock | None,
+) -> dict[str, Any]:
+    """All that the next step depends on."""
+    return {
+        "model": network.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "rng": rng_state(),
         "metrics": history.metrics,
         "telemetry": history.telemetry,
         "guard": guard.state(),
-        "monitors": monitors,
-        "clock": spent,
+        "monitors": monitors.rows if monitors else [],
+        "clock": clock.spent() if clock else 0.0,
     }
-    save_checkpoint(folder, step, state, run, quality)
 
 
 def _hopeless(step: int, reason: str, guard: SpikeGuard, checkpoints: Path) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmcraft.training.parallel import full_matrix, local_part
+
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -49,7 +51,8 @@ class Muon(torch.optim.Optimizer):
 
     `row_beta`: running mean of each row's squares, by which rows are evened out, the norm of the whole kept (NorMuon,
     Li et al. 2025); 0 leaves that out. `cautious`: a weight is decayed only where the update shrinks it as well (Chen
-    et al. 2025). `precision`: dtype of the orthogonalisation.
+    et al. 2025). `precision`: dtype of the orthogonalisation. Of sharded matrices every process orthogonalises the
+    whole.
     """
 
     def __init__(
@@ -87,26 +90,29 @@ class Muon(torch.optim.Optimizer):
 
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         grads: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
-        momenta = [self._state(p, "momentum", p.shape) for p in parameters]
-        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
-        torch._foreach_lerp_(grads, momenta, group["momentum"])  # the gradient is free to be written over
+        for p in parameters:
+            self.state[p].setdefault("momentum", torch.zeros_like(p))
+        own, momenta = _own(grads), _own([self.state[p]["momentum"] for p in parameters])
+        torch._foreach_lerp_(momenta, own, 1 - group["momentum"])
+        torch._foreach_lerp_(own, momenta, group["momentum"])  # the gradient is free to be written over
         rows, columns = parameters[0].shape
-        updates_NRC = orthogonalise(torch.stack([g.to(self.precision) for g in grads]), self.steps).float()
+        whole_NRC = torch.stack([full_matrix(g).to(self.precision) for g in grads])
+        updates_NRC = orthogonalise(whole_NRC, self.steps).float()
         if beta := group["row_beta"]:
-            squares = [self._state(p, "row_squares", (rows, 1)) for p in parameters]
-            updates_NRC = even_rows(updates_NRC, squares, beta)
-        updates = list((updates_NRC * max(1.0, rows / columns) ** 0.5).unbind())
+            for p in parameters:
+                self.state[p].setdefault("row_squares", torch.zeros(rows, 1, device=p.device))
+            updates_NRC = even_rows(updates_NRC, [self.state[p]["row_squares"] for p in parameters], beta)
+        scaled = (updates_NRC * max(1.0, rows / columns) ** 0.5).unbind()
+        updates, weights = [local_part(u, p) for u, p in zip(scaled, parameters, strict=True)], _own(parameters)
         if decay := group["lr"] * group["weight_decay"]:
-            for p, update in zip(parameters, updates, strict=True):
-                p.mul_(1 - decay * (p * update > 0) if group["cautious"] else 1 - decay)
-        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+            for weight, update in zip(weights, updates, strict=True):
+                weight.mul_(1 - decay * (weight * update > 0) if group["cautious"] else 1 - decay)
+        torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
-    def _state(self, parameter: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
-        state = self.state[parameter]
-        if name not in state:
-            state[name] = torch.zeros(shape, dtype=torch.float32, device=parameter.device)
-        found: Tensor = state[name]
-        return found
+
+def _own(tensors: list[Tensor]) -> list[Tensor]:
+    """What this process holds of them, to be changed in place."""
+    return [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
 
 
 def even_rows(updates_NRC: Tensor, squares: list[Tensor], beta: float) -> Tensor:

@@ -290,4 +290,5 @@ STAGE = Stage(
     check=check,
     estimate=estimate,
     volatile=("telemetry.jsonl", "energy.json"),
+    ranks=True,
 )

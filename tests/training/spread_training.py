@@ -1,0 +1,288 @@
+"""What every process of a test does: `spread_training.py CASE FOLDER`, with the environment of torchrun.
+
+The first process prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from lmcraft.model import ModelConfig, Transformer
+from lmcraft.recipe.schema import ParallelConfig
+from lmcraft.recipe.stage import Followed, Progress, Runtime, UserError
+from lmcraft.training import loop, spread
+from lmcraft.training.config import TrainingConfig
+from lmcraft.training.loader import Loader
+from lmcraft.training.loop import Machine, train
+from lmcraft.training.objectives import next_token
+from lmcraft.training.parallel import ALONE, full_matrix, local_part, spread_over
+from lmcraft.training.ranks import Ranks
+
+STEPS = 20
+ROWS, ROW = 8, 32
+CPU = torch.device("cpu")
+SHAPE = ModelConfig(
+    vocab_size=61,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=ROW,
+)
+MESHES: dict[int, dict[str, dict[str, int]]] = {
+    2: {"shard": {}, "tensor": {"tensor": 2}, "context": {"context": 2}},
+    4: {
+        "shard": {},
+        "hybrid": {"replicate": 2},
+        "tensor": {"tensor": 2},
+        "context": {"context": 2},
+        "both": {"context": 2, "tensor": 2},
+    },
+}
+"""Number of processes -> settings of runtime.parallel that must change nothing."""
+
+CURVES = {
+    2: [("shard", "adamw"), ("tensor", "muon")],
+    4: [(name, "adamw") for name in ("shard", "hybrid", "tensor", "context")],
+}
+
+
+class Texts:
+    lengths = np.random.default_rng(0).integers(4, 30, 80).astype(np.int64)
+
+    def tokens_of(self, number: int) -> Any:
+        return (np.arange(self.lengths[number]) + number * 7) % 61
+
+    def trained_on(self, number: int) -> None:
+        return None
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def fresh(shape: ModelConfig = SHAPE) -> Transformer:
+    """A network whose every weight matters from the first step on."""
+    model = Transformer(shape)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(1.0)
+            else:
+                parameter.copy_(0.3 * parameter.shape[1] ** -0.5 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def trained(
+    folder: Path, ranks: Ranks | None, optimizer: str = "adamw", evaluations: int = 0, **more: Any
+) -> tuple[Transformer, loop.History | None, list[str]]:
+    """The history is None on all ranks but the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = Notes()
+    model = fresh()
+    config = TrainingConfig(optimizer=optimizer, evaluations=evaluations, **more)  # type: ignore[arg-type]
+    history = None
+    with contextlib.suppress(Followed):
+        history = train(
+            model,
+            Loader(Texts(), ROW, ROWS, seed=0),
+            next_token(),
+            config,
+            steps=STEPS,
+            micro_rows=4,
+            machine=Machine(CPU, torch.float32, False, 1e-6),
+            evaluate=lambda nats_of: nats_of(Loader(Texts(), ROW, 5, seed=9).batch(0))[0],
+            out=folder,
+            runtime=Runtime(workers=1, scratch=folder, progress=progress, ranks=ranks),
+        )
+    return model, history, progress.notes
+
+
+def with_settings(ranks: Ranks, **degrees: int) -> Ranks:
+    """The same processes, sharing the work in another way."""
+    settings = ParallelConfig(**degrees, timeout=ranks.settings.timeout)
+    ranks.settings = settings
+    ranks.shard = ranks.size // (settings.replicate * settings.context * settings.tensor)
+    return ranks
+
+
+def curves(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Losses and held-out figures of meshes."""
+    rows: dict[str, Any] = {}
+    for name, optimizer in CURVES[ranks.size]:
+        settings = with_settings(ranks, **MESHES[ranks.size][name])
+        model, history, _ = trained(folder / f"{name}-{optimizer}", settings, optimizer)
+        if history is not None:
+            rows[f"{name} {optimizer}"] = history.metrics
+            keep(model, folder / f"{name}-{optimizer}")
+    return rows
+
+
+def keep(model: Transformer, folder: Path) -> None:
+    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+    save_file(weights, folder / "end.safetensors")
+
+
+def gradients(folder: Path, ranks: Ranks | None) -> dict[str, Any]:
+    """In float64, of one batch, whole: the gradient of each mesh and micro-batch."""
+    batch = Loader(Texts(), ROW, 6, seed=0).batch(0)  # rows that four do not divide
+    machine = Machine(CPU, torch.float64, False, 1e-6)
+    ways: dict[str, dict[str, int] | None] = {"alone": None} if ranks is None else dict(MESHES[ranks.size])
+    found: dict[str, Any] = {}
+    for name, degrees in ways.items():
+        for micro_rows in (1, 3) if name in ("alone", "shard") else (3,):
+            share = ALONE if ranks is None else spread_over(with_settings(ranks, **(degrees or {})), SHAPE, ROW)
+            network = share.network(fresh().double(), CPU)
+            loss, weight = loop._accumulate(
+                network, share.part(batch), share.objective(next_token()), micro_rows, machine, share
+            )
+            assert weight == batch.predicted
+            whole = [full_matrix(value.grad) for value in network.parameters() if value.grad is not None]
+            for key, value in network.named_parameters():
+                assert torch.equal(local_part(full_matrix(value.detach()), value), _local(value)), (name, key)
+            found[f"{name} {micro_rows}"] = [loss, *(value.double().flatten().tolist() for value in whole)]
+    return found
+
+
+def _local(tensor: Any) -> torch.Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def stopped(folder: Path, ranks: Ranks | None) -> dict[str, Any]:
+    """A run that ends after step 5 as a kill would end it."""
+    loop.CHECKPOINT_SECONDS = 0.0
+    done = 0
+    rate_factor = loop.rate_factor
+
+    def counting(step: int, *rest: Any) -> float:
+        nonlocal done
+        done += 1
+        if done == 6:
+            raise KeyboardInterrupt
+        return rate_factor(step, *rest)
+
+    loop.rate_factor = counting  # type: ignore[assignment]
+    with contextlib.suppress(KeyboardInterrupt):
+        trained(folder, ranks, "muon")
+    loop.rate_factor = rate_factor  # type: ignore[assignment]
+    return {}
+
+
+def resumed(folder: Path, ranks: Ranks | None) -> dict[str, Any]:
+    """Goes on with what `stopped` left."""
+    _, history, notes = trained(folder, ranks, "muon")
+    return {"metrics": history.metrics, "notes": notes} if history else {}
+
+
+def two(folder: Path, ranks: Ranks) -> None:
+    """All that two processes are asked for, in one start."""
+    found = {"curves": curves(folder, ranks), "gradients": gradients(folder, ranks)}
+    stopped(folder / "stopped", with_settings(ranks, tensor=2))
+    found["refused"] = refused(folder, ranks)
+    print(json.dumps({**found, "vanished": vanished(folder / "vanished", with_settings(ranks))}), flush=True)
+    os._exit(0)  # there is nobody to take leave of
+
+
+def four(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    found = {"curves": curves(folder, ranks), "gradients": gradients(folder, ranks)}
+    return {**found, "resumed": resumed(folder / "stopped-4", with_settings(ranks))}
+
+
+def refused(folder: Path, ranks: Ranks) -> list[str]:
+    """Sentences: of ranks that disagree, and of degrees that do not fit the network."""
+    said = []
+    tries: list[Callable[[], Any]] = [
+        lambda: trained(folder / "other", with_settings(ranks), learning_rate=0.01 + ranks.rank),
+        lambda: spread_over(with_settings(ranks, context=2), SHAPE, 31),
+        lambda: spread_over(with_settings(ranks, tensor=2), SHAPE.model_copy(update={"num_key_value_heads": 1}), 32),
+    ]
+    for attempt in tries:
+        try:
+            attempt()
+        except UserError as error:
+            said.append(str(error))
+    return said
+
+
+def vanished(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """What the first process says when the last one stops answering in the middle of a run."""
+    folder.mkdir(exist_ok=True)
+    ranks.settings, ranks.timeout = ParallelConfig(timeout=2.0), timedelta(seconds=2)
+    spread._SET_TIMEOUT(ranks.timeout, dist.group.WORLD)
+    if not ranks.first:
+        rate_factor = loop.rate_factor
+
+        def stopping(step: int, *rest: Any) -> float:
+            if step == 3:
+                (folder / "stopped").write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return rate_factor(step, *rest)
+
+        loop.rate_factor = stopping  # type: ignore[assignment]
+    began = time.monotonic()
+    try:
+        with ranks.watched():
+            trained(folder, ranks)
+    except UserError as error:
+        os.kill(int((folder / "stopped").read_text()), signal.SIGKILL)
+        return {"said": str(error), "seconds": time.monotonic() - began}
+    raise AssertionError("nobody was missed")
+
+
+def killed(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """One process is killed in the middle of its first life; torchrun starts all again."""
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        loop.CHECKPOINT_SECONDS = 0.0
+        if ranks.rank == 1:
+            rate_factor = loop.rate_factor
+
+            def dying(step: int, *rest: Any) -> float:
+                if step == 7:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return rate_factor(step, *rest)
+
+            loop.rate_factor = dying  # type: ignore[assignment]
+    with ranks.watched():
+        model, history, notes = trained(folder, ranks)
+    if history:
+        keep(model, folder)
+    return {"notes": notes}
+
+
+def main() -> None:
+    case, folder = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    ranks = Ranks(ParallelConfig(timeout=60.0), "cpu")
+    try:
+        answer = globals()[case](folder, ranks)
+    except UserError as error:
+        sys.exit(f"rank {ranks.rank}: {error}")
+    if ranks.first:
+        print(json.dumps(answer), flush=True)
+    dist.barrier()
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()
