@@ -6,6 +6,7 @@ The first process prints one line of JSON.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -19,11 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 
 from lmcraft.model import ModelConfig, Transformer
 from lmcraft.recipe.schema import ParallelConfig
-from lmcraft.recipe.stage import Followed, Progress, Runtime, UserError
+from lmcraft.recipe.stage import Followed, Progress, Runtime, Terminated, UserError
 from lmcraft.training import loop, spread
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.loader import Loader
@@ -31,6 +33,7 @@ from lmcraft.training.loop import Machine, train
 from lmcraft.training.objectives import next_token
 from lmcraft.training.parallel import ALONE, full_matrix, local_part, spread_over
 from lmcraft.training.ranks import Ranks
+from lmcraft.training.sharded import save_sharded
 
 STEPS = 20
 ROWS, ROW = 8, 32
@@ -169,24 +172,22 @@ def _local(tensor: Any) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def stopped(folder: Path, ranks: Ranks | None) -> dict[str, Any]:
-    """A run that ends after step 5 as a kill would end it."""
-    loop.CHECKPOINT_SECONDS = 0.0
-    done = 0
+def stopped(folder: Path, ranks: Ranks | None) -> None:
+    """A run of which the last process hears SIGTERM in step 5: all save and end."""
     rate_factor = loop.rate_factor
 
-    def counting(step: int, *rest: Any) -> float:
-        nonlocal done
-        done += 1
-        if done == 6:
-            raise KeyboardInterrupt
+    def terminated(step: int, *rest: Any) -> float:
+        if step == 4 and (ranks is None or not ranks.first):
+            os.kill(os.getpid(), signal.SIGTERM)
         return rate_factor(step, *rest)
 
-    loop.rate_factor = counting  # type: ignore[assignment]
-    with contextlib.suppress(KeyboardInterrupt):
+    loop.rate_factor = terminated  # type: ignore[assignment]
+    try:
         trained(folder, ranks, "muon")
-    loop.rate_factor = rate_factor  # type: ignore[assignment]
-    return {}
+    except Terminated:
+        loop.rate_factor = rate_factor  # type: ignore[assignment]
+        return
+    raise AssertionError("it went on")
 
 
 def resumed(folder: Path, ranks: Ranks | None) -> dict[str, Any]:
@@ -200,6 +201,7 @@ def two(folder: Path, ranks: Ranks) -> None:
     found = {"curves": curves(folder, ranks), "gradients": gradients(folder, ranks)}
     stopped(folder / "stopped", with_settings(ranks, tensor=2))
     found["refused"] = refused(folder, ranks)
+    found["full"] = full(folder / "full", ranks)
     print(json.dumps({**found, "vanished": vanished(folder / "vanished", with_settings(ranks))}), flush=True)
     os._exit(0)  # there is nobody to take leave of
 
@@ -207,6 +209,25 @@ def two(folder: Path, ranks: Ranks) -> None:
 def four(folder: Path, ranks: Ranks) -> dict[str, Any]:
     found = {"curves": curves(folder, ranks), "gradients": gradients(folder, ranks)}
     return {**found, "resumed": resumed(folder / "stopped-4", with_settings(ranks))}
+
+
+def full(folder: Path, ranks: Ranks) -> str:
+    """What a checkpoint ends with when the disk of one process is full."""
+    write = dcp.HuggingFaceStorageWriter.write_data
+
+    def fails(*arguments: Any) -> Any:
+        if not ranks.first:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(*arguments)
+
+    dcp.HuggingFaceStorageWriter.write_data = fails  # type: ignore[method-assign]
+    try:
+        save_sharded(ranks, folder, 1, {"a": torch.ones(2)}, {}, None)
+    except OSError as error:
+        return f"{error.strerror} {sorted(folder.iterdir())}"
+    finally:
+        dcp.HuggingFaceStorageWriter.write_data = write  # type: ignore[method-assign]
+    return "it was written"
 
 
 def refused(folder: Path, ranks: Ranks) -> list[str]:

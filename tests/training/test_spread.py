@@ -119,7 +119,7 @@ def test_every_split_gives_the_same_gradient_in_float64(runs: Any, count: str) -
 
 
 @pytest.mark.parametrize("count", ["one", "four"])
-def test_a_checkpoint_of_two_processes_goes_on_with_one_and_with_four(runs: Any, count: str) -> None:
+def test_what_two_processes_saved_at_sigterm_goes_on_with_one_and_with_four(runs: Any, count: str) -> None:
     resumed = runs[count]["resumed"]
     assert resumed["notes"] == [f"  resuming at step 5 of {spread_training.STEPS}"]
     close(resumed["metrics"], runs["one"]["curves"]["muon"], 1e-3)
@@ -143,6 +143,10 @@ def test_ranks_that_disagree_and_degrees_that_do_not_fit_are_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="4 processes run on this machine, which has 1 GPUs: lower torchrun's"):
         Ranks(ParallelConfig(), "cuda")
+
+
+def test_a_full_disk_of_one_process_is_that_of_all_and_leaves_nothing_half_written(runs: Any) -> None:
+    assert runs["two"]["full"] == "No space left on device []"
 
 
 def test_a_process_that_is_silent_is_given_up_with_a_sentence(runs: Any) -> None:

@@ -22,14 +22,10 @@ class ParallelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    replicate: int = Field(
-        default=1, gt=0, description="copies of the sharded model (HSDP): about the number of machines"
-    )
+    replicate: int = Field(default=1, gt=0, description="copies of the sharded model (HSDP): as many as machines")
     context: int = Field(default=1, gt=0, description="processes that share a row's tokens, for long contexts")
     tensor: int = Field(default=1, gt=0, description="processes that share each matrix, with sequence parallelism")
-    timeout: float = Field(
-        default=600.0, gt=0, description="seconds after which a process that does not answer is given up"
-    )
+    timeout: float = Field(default=600.0, gt=0, description="seconds until a process that does not answer is given up")
 
 
 class RuntimeConfig(BaseModel):

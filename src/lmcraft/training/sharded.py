@@ -47,9 +47,11 @@ def save_sharded(
         if ranks.first:
             digests = {name: digest for part in parts for name, digest in sorted(part.items())}
             publish(temporary, folder, step, plain, digests, run, quality)
-    except BaseException:
+    except BaseException as error:
         if ranks.first:
             shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, dcp.CheckpointException):  # a full disk of one is that of all
+            raise next((each for each, _ in error.failures.values() if isinstance(each, OSError)), error) from None
         raise
     ranks.share()
 
