@@ -134,14 +134,10 @@ def contest(options: argparse.Namespace, settings: dict[str, Any], seed: int) ->
             "folder": str(prepared(options, settings, work)),
             "work": str(work / "run"),
             "phase": "train",
-            "rehearsed": {},
         }
         compiled = work / "compiled"
-        if options.compiled == "warm" or options.contender == "lmcraft":
-            rehearsal = {**job, "phase": "rehearse", "work": str(work / "rehearsal")}
-            cache = compiled if options.compiled == "warm" else work / "compiled-in-rehearsal"
-            work_in(rehearsal, work, options, cache)
-            job["rehearsed"] = json.loads((work / "rehearsal" / "rehearsed.json").read_text(encoding="utf-8"))
+        if options.compiled == "warm":
+            work_in({**job, "phase": "rehearse", "work": str(work / "rehearsal")}, work, options, compiled)
         work_in(job, work, options, compiled)
         result = json.loads((work / "run" / "result.json").read_text(encoding="utf-8"))
     row = {**identity, "versions": versions(options, settings), "machine": machine(), **result}

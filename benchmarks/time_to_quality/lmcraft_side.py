@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ class Settings:
         metadata={"help": "a setting of pretrain, name=value, again for each; goes before the recipe's"},
     )
     compile: str = say("runtime.compile: auto, on, off", "on")
-    probe_seconds: float = say("of the run before the clock that measures the speed", 25.0)
 
 
 def prepare(data: Path, folder: Path, settings: Settings) -> None:
@@ -37,33 +34,17 @@ def prepare(data: Path, folder: Path, settings: Settings) -> None:
     pack.run(pack.TokensConfig(), inputs, folder / "tokens", Runtime())
 
 
-def rehearse(data: Path, folder: Path, settings: Settings, seed: int, clock: Clock, work: Path) -> dict[str, Any]:
-    """A short run before the clock starts, to know how many tokens fit: `pretrain` is sized by tokens."""
-    from lmcraft.training import pretrain
-    from lmcraft.training.config import default_batch_tokens
+WRITING_S = 1.0
+"""Kept for writing the model once the last step is done."""
 
-    config = make_config(settings, seed)
-    runtime = _runtime(settings, work)
-    per_second = 1e6 / (pretrain.estimate(_with(config, train_tokens=1_000_000), runtime) or 1)
-    batch = config.batch_tokens or default_batch_tokens(round(clock.budget * per_second), config.context)
-    tokens = max(3 * batch, round(settings.probe_seconds * per_second))
-    started = clock.elapsed()
-    summary = pretrain.run(
-        _with(config, train_tokens=tokens, batch_tokens=batch), _inputs(folder), _fresh(work / "model"), runtime
-    )
-    rows = [json.loads(line) for line in (work / "model" / "telemetry.jsonl").read_text().splitlines()]
-    speed = statistics.median(row["tokens_per_second"] for row in rows[len(rows) // 3 :])
-    # What a run takes besides its steps at full speed: imports before this, compilation, the writing of the model.
-    overhead = clock.elapsed() - summary["tokens"] / speed
-    return {"tokens_per_second": speed, "overhead": overhead, "imports": started}
+REHEARSAL_S = 30.0
 
 
-def train(
-    data: Path, folder: Path, settings: Settings, seed: int, clock: Clock, work: Path, rehearsed: dict[str, Any]
-) -> Trained:
+def train(data: Path, folder: Path, settings: Settings, seed: int, clock: Clock, work: Path) -> Trained:
     from lmcraft.training import pretrain
 
-    config = fit_to_budget(make_config(settings, seed), clock, rehearsed)
+    budget = clock.budget if clock.most_steps is None else REHEARSAL_S
+    config = _with(make_config(settings, seed), train_minutes=(budget - clock.elapsed() - WRITING_S) / 60)
     summary = pretrain.run(config, _inputs(folder), _fresh(work / "model"), _runtime(settings, work))
     seconds = clock.elapsed()
 
@@ -77,21 +58,9 @@ def train(
         parameters=summary["parameters"],
         tokens=summary["tokens"],
         steps=summary["steps"],
-        notes={"pretrain": config.identity(), "summary": summary, "rehearsed": rehearsed},
+        notes={"pretrain": config.identity(), "summary": summary},
         seconds=seconds,
     )
-
-
-def fit_to_budget(config: Any, clock: Clock, rehearsed: dict[str, Any]) -> Any:
-    """The settings with a size that fills the budget. `pretrain` may have a setting for that; else it is given the
-    tokens that fit at the speed of the rehearsal, less a hundredth."""
-    if "train_minutes" in type(config).model_fields:
-        writing = 1.0
-        return _with(config, train_minutes=(clock.budget - clock.elapsed() - writing) / 60)
-    seconds = clock.budget - rehearsed["overhead"]
-    if seconds <= 0:
-        raise SystemExit(f"start-up alone takes {rehearsed['overhead']:.0f} s: set a longer budget")
-    return _with(config, train_tokens=round(0.99 * seconds * rehearsed["tokens_per_second"]))
 
 
 def make_config(settings: Settings, seed: int) -> Any:

@@ -24,15 +24,10 @@ def main() -> None:
         return
     place = (data, folder, settings, job["seed"])
     if job["phase"] == "rehearse":
-        clock = Clock(started, job["budget"], REHEARSED_STEPS)
-        found = side.rehearse(*place, clock, work) if hasattr(side, "rehearse") else None
-        if found is None:
-            side.train(*place, clock, work)
-        _write(work / "rehearsed.json", found or {})
+        side.train(*place, Clock(started, job["budget"], REHEARSED_STEPS), work)
         return
     clock = Clock(started, job["budget"])
-    extra = (job["rehearsed"],) if hasattr(side, "rehearse") else ()
-    trained = side.train(*place, clock, work, *extra)
+    trained = side.train(*place, clock, work)
 
     import torch
 

@@ -111,12 +111,15 @@ def test_a_run_of_minutes_ends_in_time_with_its_rates_run_down(material: dict[st
 def test_a_clock_goes_on_from_what_was_spent() -> None:
     clock = Clock(100.0)
     assert clock.has_time()
+    assert clock.share() == 0.0, "the first step is start-up"
+    assert clock.has_time()
     assert not clock.crossed(4)
-    clock.resume(60.0)
+    state = clock.state()
+    clock.restore({**state, "spent": 60.0})
     assert clock.share() == pytest.approx(0.6, abs=0.05)
     assert clock.crossed(4)
     assert not clock.crossed(4), "once for each part"
-    clock.resume(60.0)
+    clock.restore({**clock.state(), "spent": 60.0})
     assert clock.share() == 1.0
     assert not clock.has_time()
     assert not clock.crossed(4), "the end is not on the way"

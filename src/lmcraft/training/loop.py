@@ -139,7 +139,7 @@ def train(
         if monitors:
             monitors.rows = state["monitors"]
         if clock:
-            clock.resume(state["clock"])
+            clock.restore(state["clock"])
         runtime.progress.note(f"  resuming at step {first} of {steps}")
     if machine.compiled:
         for part in (*network.model.layers, network.model.norm):
@@ -198,9 +198,9 @@ def train(
         runtime.progress.task("training", total, "tokens", first * step_tokens) as task,
     ):
         for step in range(first, steps):
+            last = step + 1 == steps or (clock is not None and not clock.has_time())
             at, of = (int(clock.share() * 10_000), 10_000) if clock else (step, steps)
             factor = rate_factor(at, of, config)
-            last = step + 1 == steps or (clock is not None and not clock.has_time())
             set_rates(optimizers, factor)
             loss, weight = _accumulate(network, spread.part(loader.batch(step)), objective, micro_rows, machine, spread)
             evaluates = not last and evaluates_after(step + 1)
@@ -371,7 +371,7 @@ def _state(
         "telemetry": history.telemetry,
         "guard": guard.state(),
         "monitors": monitors.rows if monitors else [],
-        "clock": clock.spent() if clock else 0.0,
+        "clock": clock.state() if clock else None,
     }
 
 
