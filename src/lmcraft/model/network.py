@@ -278,7 +278,8 @@ class Transformer(nn.Module):
                 mixture.routing = None
 
     def initialise(self, seed: int) -> None:
-        """Weights from `seed` alone: embeddings N(0, 0.02), matrices N(0, 1/fan_in)·0.5 truncated at 3 sd, output
+        """Weights from `seed` alone: embeddings N(0, 0.02) where they are the head too, else N(0, 0.3) and the head N(0,
+        0.001), matrices N(0, 1/fan_in)·0.5 truncated at 3 sd, output
         projections zero (so that every layer starts as the identity), norms one. Where outputs are normed (Olmo3),
         zeros would blow up to unit size in the first step: there the output projections are as other matrices."""
         normed = self.config.model_type == "olmo3"
@@ -290,8 +291,11 @@ class Transformer(nn.Module):
                 elif name.endswith(("o_proj.weight", "down_proj.weight")) and not normed:
                     parameter.zero_()
                 else:
-                    table = name.endswith(("embed_tokens.weight", "lm_head.weight"))
-                    std = 0.02 if table else 0.5 * parameter.shape[1] ** -0.5
+                    std = 0.5 * parameter.shape[1] ** -0.5
+                    if name.endswith("embed_tokens.weight"):
+                        std = 0.02 if self.config.tie_word_embeddings else 0.3
+                    elif name.endswith("lm_head.weight"):
+                        std = 0.001
                     fresh = torch.empty(parameter.shape, dtype=torch.float32)
                     nn.init.trunc_normal_(fresh, std=std, a=-3 * std, b=3 * std, generator=generator)
                     parameter.copy_(fresh)

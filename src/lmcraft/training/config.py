@@ -19,6 +19,9 @@ class TrainingConfig(StageConfig):
     optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: matrices by Muon, the rest by AdamW")
     learning_rate: float = Field(0.01, gt=0, description="peak rate of the matrices")
     embedding_learning_rate: float = Field(0.03, gt=0, description="peak rate of AdamW for embeddings and head")
+    head_learning_rate: float | None = Field(
+        None, gt=0, description="of the head where it is not tied; default: a twentieth of embedding_learning_rate"
+    )
     norm_learning_rate: float = Field(0.005, gt=0, description="peak rate of AdamW for norm weights")
     weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay of the matrices")
     warmup: float = Field(0.02, ge=0, le=1, description="share of the steps in which the rate rises linearly")

@@ -16,16 +16,20 @@ def make_optimizers(
 
     Only the matrices of the layers are decayed.
     """
-    matrices, tables, vectors = [], [], []
+    matrices, tables, heads, vectors = [], [], [], []
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             vectors.append(parameter)
-        elif name.endswith(("embed_tokens.weight", "lm_head.weight")):
+        elif name.endswith("embed_tokens.weight"):  # the head too, where it is tied
             tables.append(parameter)
+        elif name.endswith("lm_head.weight"):
+            heads.append(parameter)
         else:
             matrices.append(parameter)
+    head_rate = config.head_learning_rate or config.embedding_learning_rate / 20
     adam_groups = [
         {"params": tables, "lr": config.embedding_learning_rate},
+        *([{"params": heads, "lr": head_rate}] if heads else []),
         {"params": vectors, "lr": config.norm_learning_rate},
     ]
     optimizers: list[torch.optim.Optimizer] = []
