@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import spread_training
 
 from lmcraft.recipe.schema import ParallelConfig
-from lmcraft.recipe.stage import UserError
+from lmcraft.recipe.stage import Runtime, UserError
+from lmcraft.training.hardware import wants_compile
 from lmcraft.training.ranks import Ranks
 
 SCRIPT = Path(__file__).with_name("spread_training.py")
@@ -143,6 +144,15 @@ def test_ranks_that_disagree_and_degrees_that_do_not_fit_are_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="4 processes run on this machine, which has 1 GPUs: lower torchrun's"):
         Ranks(ParallelConfig(), "cuda")
+
+
+def test_layers_that_processes_share_are_not_compiled() -> None:
+    class Sharing:
+        shares_layers = True
+
+    runtime = Runtime(compile="on", ranks=Sharing())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="compile is on, but runtime.parallel.tensor and context train uncompiled"):
+        wants_compile(runtime, torch.device("cpu"), 1e20)
 
 
 def test_a_full_disk_of_one_process_is_that_of_all_and_leaves_nothing_half_written(runs: Any) -> None:

@@ -131,6 +131,11 @@ class Ranks(Protocol):
     rank: int
     local_size: int
 
+    @property
+    def shares_layers(self) -> bool:
+        """Whether several processes work on one layer of the same rows."""
+        ...
+
     def call(self, order: Mapping[str, Any]) -> None:
         """On the first rank: have all others do this (JSON values)."""
 

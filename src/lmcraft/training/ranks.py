@@ -57,6 +57,10 @@ class Ranks:
     def first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def shares_layers(self) -> bool:
+        return self.settings.context * self.settings.tensor > 1
+
     def leave(self) -> None:
         """At the end; on the first rank it ends what the others wait for."""
         if self.first:
