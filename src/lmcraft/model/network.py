@@ -278,10 +278,10 @@ class Transformer(nn.Module):
                 mixture.routing = None
 
     def initialise(self, seed: int) -> None:
-        """Weights from `seed` alone: embeddings N(0, 0.02) where they are the head too, else N(0, 0.3) and the head N(0,
-        0.001), matrices N(0, 1/fan_in)·0.5 truncated at 3 sd, output
-        projections zero (so that every layer starts as the identity), norms one. Where outputs are normed (Olmo3),
-        zeros would blow up to unit size in the first step: there the output projections are as other matrices."""
+        """Weights from `seed` alone: embeddings N(0, 0.02) where they are the head too, else N(0, 0.3) and the head
+        N(0, 0.001); matrices N(0, 1/fan_in)·0.5 truncated at 3 sd, output projections zero (so that every layer starts
+        as the identity), norms one. Where outputs are normed (Olmo3), zeros would blow up to unit size in the first
+        step: there the output projections are as other matrices."""
         normed = self.config.model_type == "olmo3"
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
