@@ -151,7 +151,7 @@ def test_layers_that_processes_share_are_not_compiled() -> None:
         shares_layers = True
 
     runtime = Runtime(compile="on", ranks=Sharing())  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="compile is on, but runtime.parallel.tensor and context train uncompiled"):
+    with pytest.raises(UserError, match=r"compile is on, but runtime\.parallel\.tensor and context train uncompiled"):
         wants_compile(runtime, torch.device("cpu"), 1e20)
 
 
