@@ -2,9 +2,9 @@
 
 One network on packed rows, three ways: `plain`, what one writes first: the whole network under torch.compile and
 autocast, PyTorch's attention with a mask, its cross-entropy over all logits, its AdamW; then in turns `eager` and
-`ours`, the step that `pretrain` takes, uncompiled and compiled. The floor is measured in the same run, before and after:
-each linear layer's three products at the step's shapes and precision (`matmul_seconds_per_token`); attention's and
-Muon's own products are in the second figure, which is the floor with them.
+`ours`, the step that `pretrain` takes, uncompiled and compiled. The floor is measured in the same run, twice: each
+linear layer's three products at the step's shapes and precision (`matmul_seconds_per_token`); attention's and Muon's
+own products are in the second figure, which is the floor with them.
 
     python benchmarks/training_speed.py --hidden 256 --depth 6
     python benchmarks/training_speed.py --hidden 512 --depth 8 --vocab 8192 --steps 6

@@ -28,6 +28,9 @@ from lmcraft.training.loop import Machine, train
 from lmcraft.training.objectives import next_token
 
 STEPS = 150
+ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
+"""Look whether a child has ended, and leave it to be waited for."""
+
 SHAPE = ModelConfig(
     vocab_size=61,
     hidden_size=32,
@@ -55,7 +58,9 @@ class Said(Progress):
         self.file = file
 
     def note(self, text: str) -> None:
-        self.file.write_text(text, encoding="utf-8")
+        temporary = self.file.with_suffix(".tmp")  # a kill may come in the middle of it
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.file)
 
 
 def run(folder: Path) -> None:
@@ -80,13 +85,22 @@ def run(folder: Path) -> None:
     save_file({name: value.detach().clone() for name, value in model.named_parameters()}, folder / "end.safetensors")
 
 
-def forked(folder: Path, seconds: float | None) -> bool:
-    """Whether the run came to its end before it was killed."""
+def newest(folder: Path) -> int:
+    """Step of the newest checkpoint, 0 when there is none."""
+    return max((int(path.name[5:]) for path in (folder / "scratch" / "checkpoints").glob("step-*")), default=0)
+
+
+def forked(folder: Path, seconds: float | None = None, after_a_checkpoint: bool = False) -> bool:
+    """Whether the run came to its end. It is killed `seconds` after its start, or after its first checkpoint: on a busy
+    machine a process may take longer to begin than the whole run did."""
+    before = newest(folder)
     child = os.fork()
     if not child:
         run(folder)
         os._exit(0)
     if seconds is not None:
+        while after_a_checkpoint and newest(folder) == before and not os.waitid(os.P_PID, child, ENDED):
+            time.sleep(0.001)
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
@@ -96,13 +110,12 @@ def forked(folder: Path, seconds: float | None) -> bool:
 def main() -> None:
     folder, kills = Path(sys.argv[1]), int(sys.argv[2])
     started = time.monotonic()
-    assert forked(folder / "whole", None)
+    assert forked(folder / "whole")
     whole = time.monotonic() - started
     draw = random.Random(0)
     begun: list[list[int]] = [[]]
-    while sum(map(len, begun)) < kills:
-        # So that a kill costs a part of what is left, and 20 of them fit into the run.
-        ended = forked(folder / "killed", 0.3 * whole / kills + draw.uniform(0, whole / kills))
+    while (count := sum(map(len, begun))) < kills:
+        ended = forked(folder / "killed", draw.uniform(0, whole / kills), after_a_checkpoint=count % 2 == 0)
         said = folder / "killed" / "said.txt"
         if ended:  # sooner than the first one did: the kills that are left go to another run
             shutil.rmtree(folder / "killed")
@@ -110,7 +123,7 @@ def main() -> None:
             begun.append([])
             continue
         begun[-1].append(int(said.read_text(encoding="utf-8").split()[3]) if said.exists() else 0)
-    assert forked(folder / "killed", None)
+    assert forked(folder / "killed")
     print(json.dumps({"begun": begun, "seconds": whole}))
 
 
