@@ -31,6 +31,7 @@ class SFTConfig(TrainingConfig):
 
     learning_rate: float = Field(0.01, gt=0, description="peak rate of the matrices")
     embedding_learning_rate: float = Field(0.003, gt=0, description="peak rate of AdamW for embeddings and head")
+    head_learning_rate: float | None = Field(0.001, gt=0, description="of the head where it is not tied")
     norm_learning_rate: float = Field(0.001, gt=0, description="peak rate of AdamW for norm weights")
     weight_decay: float = Field(0.0, ge=0)
     decay: float = Field(0.8, ge=0, le=1, description="share of the steps, at the end, in which the rate falls")
