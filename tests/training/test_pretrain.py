@@ -194,7 +194,7 @@ def test_fine_tuning_teaches_the_answer_and_to_stop(material: dict[str, Path], t
     pairs = [(f"Where is {city}?", f"{city} is north") for city in CITIES] * 6
     inputs = {"model": tmp_path / "base" / "out", "conversations": conversations(tmp_path / "talk", pairs)}
     where = runtime(tmp_path / "sft")
-    config = SFTConfig(batch_tokens=512, epochs=12, learning_rate=0.02, embedding_learning_rate=0.01)
+    config = SFTConfig(batch_tokens=512, epochs=20, learning_rate=0.02, embedding_learning_rate=0.01)
     sft.STAGE.run(config, inputs, tmp_path / "sft" / "out", where)
     engine = Engine.load(tmp_path / "sft" / "out", device="cpu")
     prompts = [engine.tokenizer.encode_prompt([{"role": "user", "content": q}]) for q, _ in pairs[:12]]
