@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 QUERIES = 256
-"""Queries of a tile. 128 computes fewer masked pairs of short documents, and loses more by its smaller products."""
+"""Queries of a tile. 128 was a tenth faster where documents are short; published figures are of 256 (docs/log.md)."""
 
 TILE_SCORES = 1 << 20
 """Scores of a tile: 2 MiB in bfloat16, the second-level caches of two cores."""

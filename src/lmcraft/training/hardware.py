@@ -21,7 +21,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what is freed, up to 1 GiB a block, instead of handing it back to the system.
 
     A training step allocates the same blocks every time. Given back and asked for again, each is filled with zeros
-    page by page: that took half of a step of a small network (docs/log.md). Nothing outside glibc.
+    page by page: attention by plain products took twice as long for it (docs/log.md). Nothing outside glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
