@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from lmcraft.training.muon import Muon, even_rows, orthogonalise
+from lmcraft.training.muon import Muon, orthogonalise, row_scales
 
 
 def matrices(*shapes: tuple[int, int]) -> list[torch.nn.Parameter]:
@@ -50,7 +50,7 @@ def test_a_matrix_is_treated_alike_alone_and_among_others() -> None:
 def test_rows_are_evened_out_and_the_norm_is_kept() -> None:
     updates = torch.randn(2, 6, 10, generator=torch.Generator().manual_seed(0))
     updates[:, 0] *= 30
-    evened = even_rows(updates, [torch.zeros(6, 1), torch.zeros(6, 1)], 0.95)
+    evened = updates * row_scales(updates, [torch.zeros(6, 1), torch.zeros(6, 1)], 0.95)
     assert torch.allclose(evened.norm(dim=(1, 2)), updates.norm(dim=(1, 2)))
     rows = evened.norm(dim=2)
     assert torch.allclose(rows, rows.mean(1, keepdim=True).expand_as(rows), rtol=1e-4)

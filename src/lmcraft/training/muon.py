@@ -36,7 +36,8 @@ def orthogonalise(matrices_NRC: Tensor, steps: int = len(POLAR_EXPRESS)) -> Tens
     tall = X.shape[-2] > X.shape[-1]
     if tall:
         X = X.mT
-    X = X / (torch.linalg.vector_norm(X.float(), dim=(-2, -1), keepdim=True) * SAFETY + 1e-7).to(X.dtype)
+    norm_N11 = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=torch.float32)
+    X = X / (norm_N11 * SAFETY + 1e-7).to(X.dtype)
     for step, coefficients in enumerate(POLAR_EXPRESS[:steps], 1):
         scale = SAFETY if step < steps else 1.0
         a, b, c = (each / scale**power for each, power in zip(coefficients, (1, 3, 5), strict=True))
@@ -97,16 +98,21 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(own, momenta, group["momentum"])  # the gradient is free to be written over
         rows, columns = parameters[0].shape
         whole_NRC = torch.stack([full_matrix(g).to(self.precision) for g in grads])
-        updates_NRC = orthogonalise(whole_NRC, self.steps).float()
+        updates_NRC = orthogonalise(whole_NRC, self.steps)
+        scale: float | Tensor = max(1.0, rows / columns) ** 0.5
         if beta := group["row_beta"]:
             for p in parameters:
                 self.state[p].setdefault("row_squares", torch.zeros(rows, 1, device=p.device))
-            updates_NRC = even_rows(updates_NRC, [self.state[p]["row_squares"] for p in parameters], beta)
-        scaled = (updates_NRC * max(1.0, rows / columns) ** 0.5).unbind()
+            scale = scale * row_scales(updates_NRC, [self.state[p]["row_squares"] for p in parameters], beta)
+        scaled = (updates_NRC.float() * scale).unbind()
         updates, weights = [local_part(u, p) for u, p in zip(scaled, parameters, strict=True)], _own(parameters)
         if decay := group["lr"] * group["weight_decay"]:
-            for weight, update in zip(weights, updates, strict=True):
-                weight.mul_(1 - decay * (weight * update > 0) if group["cautious"] else 1 - decay)
+            if group["cautious"]:
+                for weight, update in zip(weights, updates, strict=True):
+                    shrunk = (weight * update).gt_(0)  # 1 where the update shrinks the weight as well, else 0
+                    weight.addcmul_(weight, shrunk, value=-decay)
+            else:
+                torch._foreach_mul_(weights, 1 - decay)
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
 
@@ -115,11 +121,13 @@ def _own(tensors: list[Tensor]) -> list[Tensor]:
     return [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
 
 
-def even_rows(updates_NRC: Tensor, squares: list[Tensor], beta: float) -> Tensor:
-    """Divide each row by the root of its running mean square (`squares`, [R, 1] each, updated in place), and give each
-    matrix the norm back that it had."""
-    now_NR1 = updates_NRC.square().mean(-1, keepdim=True)
+def row_scales(updates_NRC: Tensor, squares: list[Tensor], beta: float) -> Tensor:
+    """Factors [N, R, 1], float32, that divide each row by the root of its running mean square (`squares`, [R, 1] each,
+    updated in place) and leave each matrix the norm that it had."""
+    now_NR1 = torch.linalg.vector_norm(updates_NRC, dim=-1, keepdim=True, dtype=torch.float32).square_()
+    now_NR1 /= updates_NRC.shape[-1]
     torch._foreach_lerp_(squares, list(now_NR1.unbind()), 1 - beta)
-    evened_NRC = updates_NRC * torch.stack(squares).clamp(min=1e-10).rsqrt()
-    before, after = (torch.linalg.vector_norm(each, dim=(-2, -1), keepdim=True) for each in (updates_NRC, evened_NRC))
-    return evened_NRC * (before / after.clamp(min=1e-10))
+    evened_NR1 = torch.stack(squares).clamp(min=1e-10).rsqrt()
+    before_N11 = now_NR1.sum(1, keepdim=True)
+    after_N11 = (now_NR1 * evened_NR1.square()).sum(1, keepdim=True)
+    return evened_NR1 * (before_N11 / after_N11.clamp(min=1e-10)).sqrt()
