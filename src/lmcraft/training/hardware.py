@@ -31,9 +31,9 @@ def keep_freed_memory() -> None:
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """`auto`: bfloat16 where the processor multiplies it in hardware (AMX, AVX512-BF16, NVIDIA from Ampere), else
-    float32. float16 is not offered: it would need loss scaling."""
+    float32. float16 is not offered: it would need loss scaling. Of `float8`, what is not multiplied in it."""
     if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8": torch.bfloat16}[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu" and _cpu_has_bf16():
@@ -76,11 +76,19 @@ def _why_not_compile(device: torch.device) -> str | None:
     compilers = (os.environ.get("CXX"), "g++", "clang++", "c++")
     if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
         return "there is no C++ compiler (g++ or clang++)"
-    try:
-        torch.compile(lambda x: x * 2 + 1)(torch.ones(64, device=device))
-    except Exception as error:  # whatever a broken tool chain throws: training goes on without it
-        return f"torch.compile fails on this machine ({str(error).strip().splitlines()[0][:100]})"
-    return None
+    from torch._inductor import config as inductor
+
+    # By default a program for each set of vector instructions is compiled and run, five seconds in all, to learn what
+    # works. The trial below shows it too, so they are taken for granted first, and asked for only where that fails.
+    asked = inductor.cpp.vec_isa_ok
+    for vectors in dict.fromkeys((True if asked is None else asked, asked)):
+        inductor.cpp.vec_isa_ok = vectors
+        try:
+            torch.compile(lambda x: x * 2 + 1)(torch.ones(64, device=device))
+            return None
+        except Exception as error:  # whatever a broken tool chain throws: training goes on without it
+            reason = f"torch.compile fails on this machine ({str(error).strip().splitlines()[0][:100]})"
+    return reason
 
 
 def matmul_seconds_per_token(

@@ -61,9 +61,11 @@ def pack(pieces: Sequence[Piece], row_tokens: int, order: NDArray[np.int64]) -> 
         while True:
             best = -1
             best_length = 0
-            for i, (_, start, stop) in enumerate(upcoming):
+            for i, (_, start, stop) in enumerate(upcoming if free > 1 else ()):  # no piece is shorter than two tokens
                 if best_length < stop - start <= free:
                     best, best_length = i, stop - start
+                    if best_length == free:
+                        break
             if best < 0:
                 break
             row.append(upcoming.pop(best))
