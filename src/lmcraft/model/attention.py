@@ -1,23 +1,27 @@
-"""Attention over packed rows on a CPU: tiles of queries, each against no more keys than one of its queries may see.
+"""Attention over packed rows in training: what lies outside the documents is never computed.
 
-PyTorch's fused kernel computes every pair of a row where there is a mask, and forgoes most of a processor's bfloat16
-rate. Batched products over tiles that stay in the second-level cache run at that rate, and what lies outside a tile's
-documents is never computed. The block sparsity is FlexAttention's idea (Dong et al. 2024), whose kernel has no
-backward pass on a CPU.
+On a GPU that is FlexAttention (Dong et al. 2024), whose kernel has no backward pass on a CPU. There, PyTorch's fused
+kernel computes every pair of a row where there is a mask, and forgoes most of a processor's bfloat16 rate. Batched
+products over tiles of queries, each against no more keys than one of its queries may see, run at that rate as long as
+a tile stays in the second-level cache.
 
 Shape letters as in `network`; Q queries and S keys of a tile, R rows of a tile, G query heads a key head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-QUERIES = 256
-"""Queries of a tile. 128 was a tenth faster where documents are short; published figures are of 256 (docs/log.md)."""
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+QUERIES = 128
+"""Queries of a tile. Where documents are short, 256 were a tenth slower (docs/log.md)."""
 
 TILE_SCORES = 1 << 20
 """Scores of a tile: 2 MiB in bfloat16, the second-level caches of two cores."""
@@ -37,6 +41,8 @@ class Tile:
 
 def make_tiles(mask_B1TT: Tensor, heads: int, rows: int, dtype: torch.dtype) -> list[Tile]:
     """Cut what positions may see (bool, [B or 1, 1, T, T]) into tiles for `rows` rows."""
+    global _apply  # noqa: PLW0603
+    _apply = _apply or torch.compiler.disable(_TiledAttention.apply)
     mask_BTT = mask_B1TT[:, 0].expand(rows, -1, -1)
     T = mask_BTT.shape[1]
     queries = min(QUERIES, T)
@@ -54,10 +60,57 @@ def make_tiles(mask_B1TT: Tensor, heads: int, rows: int, dtype: torch.dtype) -> 
     return tiles
 
 
-@torch.compiler.disable
+def make_block_mask(
+    shape_BT: tuple[int, int],
+    window: int | None,
+    documents_BT: Tensor | None,
+    bidirectional_B: Tensor | None,
+    device: torch.device,
+) -> BlockMask:
+    """FlexAttention's blocks of what the positions of whole rows may see: themselves and what is before them, or all
+    in rows that are bidirectional, no further than `window` back, and of one document."""
+
+    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        seen = key <= query
+        if bidirectional_B is not None:
+            seen = seen | bidirectional_B[row]
+        if window is not None:
+            seen = seen & (query - key < window)
+        if documents_BT is not None:
+            seen = seen & (documents_BT[row, query] == documents_BT[row, key])
+        return seen
+
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    make = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask
+    rows, T = shape_BT
+    return make(visible, rows, None, T, T, device=device)
+
+
+def block_attention(q_BHTA: Tensor, k_BKTA: Tensor, v_BKTA: Tensor, blocks: BlockMask) -> Tensor:
+    """softmax(q kᵀ / sqrt(A)) v over the pairs in `blocks`, [B, H, T, A]; keys and values of a head serve H / K query
+    heads. Without compilation the kernel is not fused, so on a GPU it is compiled even where the layer is not."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    attend = _compiled(flex_attention) if q_BHTA.device.type == "cuda" else flex_attention
+    out: Tensor = attend(q_BHTA, k_BKTA, v_BKTA, block_mask=blocks, enable_gqa=q_BHTA.shape[1] != k_BKTA.shape[1])
+    return out
+
+
+@functools.cache
+def _compiled(function: Any) -> Any:
+    return torch.compile(function, dynamic=False)
+
+
+_apply: Callable[..., Tensor] | None = None
+"""What no compiled layer may look into. Set with the first tiles: marking it imports the compiler, which takes more
+than a second that only training should pay."""
+
+
 def tiled_attention(q_BHTA: Tensor, k_BKTA: Tensor, v_BKTA: Tensor, tiles: Sequence[Tile]) -> Tensor:
     """softmax(q kᵀ / sqrt(A) + bias) v, [B, H, T, A]; keys and values of a head serve H / K query heads."""
-    return _TiledAttention.apply(q_BHTA, k_BKTA, v_BKTA, tiles)
+    assert _apply is not None
+    return _apply(q_BHTA, k_BKTA, v_BKTA, tiles)
 
 
 class _TiledAttention(torch.autograd.Function):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,9 +41,14 @@ class Experts(nn.Module):
             MLP(config.hidden_size, config.moe_intermediate_size) for _ in range(config.num_experts)
         )
         self.routing: list[Tensor] | None = None
+        global _mixed  # noqa: PLW0603
+        _mixed = _mixed or torch.compiler.disable(Experts.mixed)
 
-    @torch.compiler.disable  # the rows of an expert differ from call to call: each would be compiled anew
     def forward(self, x_BTD: Tensor) -> Tensor:
+        assert _mixed is not None
+        return _mixed(self, x_BTD)
+
+    def mixed(self, x_BTD: Tensor) -> Tensor:
         x_ND = x_BTD.flatten(0, -2)
         logits_NE = self.gate(x_ND)
         if self.routing is not None:
@@ -60,3 +67,8 @@ class Experts(nn.Module):
         ]
         out_NKD = torch.cat(done)[order.argsort()].unflatten(0, (-1, self.chosen))
         return (out_NKD * shares_NK[..., None].to(out_NKD.dtype)).sum(1).view_as(x_BTD)
+
+
+_mixed: Callable[[Experts, Tensor], Tensor] | None = None
+"""Experts.mixed, which must not be compiled: the rows of an expert differ from call to call. Set with the first
+experts, as marking it imports the compiler, which takes more than a second."""

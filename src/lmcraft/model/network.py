@@ -10,15 +10,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmcraft.model.attention import Tile, make_tiles, tiled_attention
+from lmcraft.model.attention import Tile, block_attention, make_block_mask, make_tiles, tiled_attention
 from lmcraft.model.config import Kind, ModelConfig
 from lmcraft.model.feed_forward import MLP, Experts
 from lmcraft.model.rotary import rotary, rotate
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+Visible: TypeAlias = "Tensor | list[Tile] | BlockMask | None"
+"""What positions may see: a mask [B or 1, 1, T, S], tiles (training on a CPU), blocks (training on a GPU), or None for
+plain causality."""
 
 
 class KVCache:
@@ -126,7 +134,7 @@ class Attention(nn.Module):
         cos: Tensor,
         sin: Tensor,
         positions_BT: Tensor | None,
-        mask_B1TS: Tensor | list[Tile] | None,
+        mask_B1TS: Visible,
         cache: KVCache | None,
     ) -> Tensor:
         B, T, _ = x_BTD.shape
@@ -142,13 +150,15 @@ class Attention(nn.Module):
         if cache is not None:
             assert positions_BT is not None
             k, v = cache.update(self.layer, positions_BT, k, v)
-        if isinstance(mask_B1TS, list):
-            out = tiled_attention(q.contiguous(), k.contiguous(), v.contiguous(), mask_B1TS)
-        else:
+        if mask_B1TS is None or isinstance(mask_B1TS, Tensor):
             causal = mask_B1TS is None and T > 1  # a single token sees all that there is
             out = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask_B1TS, is_causal=causal, enable_gqa=self.heads != self.kv_heads
             )
+        elif isinstance(mask_B1TS, list):
+            out = tiled_attention(q.contiguous(), k.contiguous(), v.contiguous(), mask_B1TS)
+        else:
+            out = block_attention(q, k, v, mask_B1TS)
         return self.o_proj(out.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
 
 
@@ -175,7 +185,7 @@ class Layer(nn.Module):
         cos: Tensor,
         sin: Tensor,
         positions_BT: Tensor | None,
-        mask_B1TS: Tensor | list[Tile] | None,
+        mask_B1TS: Visible,
         cache: KVCache | None,
     ) -> Tensor:
         if self.post_norm:
@@ -232,26 +242,42 @@ class Transformer(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         config = self.config
-        tiled = cache is None and x.device.type == "cpu" and torch.is_grad_enabled()
-        seen: dict[Kind, tuple[Tensor, Tensor, Tensor | list[Tile] | None]] = {}
+        training = cache is None and torch.is_grad_enabled()
+        seen: dict[Kind, tuple[Tensor, Tensor, Visible]] = {}
         for kind in sorted(set(config.kinds)):
             window = config.window(kind)
             if cache is not None:
-                mask = cache.mask(positions_BT, window)
+                visible: Visible = cache.mask(positions_BT, window)
                 cos, sin = (table[positions_BT][:, None] for table in cache.turns[kind])
             else:
-                mask = _mask(T, window, documents_BT, bidirectional_B, tokens_BT.device)
+                visible = self._visible(tokens_BT, window, documents_BT, bidirectional_B, x.dtype, training)
                 cos, sin = rotary(positions_BT, config.head_dim, config.rope_theta, config.scaling(kind))
-            tiles = (
-                make_tiles(mask, config.num_attention_heads, x.shape[0], x.dtype)
-                if tiled and mask is not None
-                else mask
-            )
-            seen[kind] = cos.to(x.dtype), sin.to(x.dtype), tiles
+            seen[kind] = cos.to(x.dtype), sin.to(x.dtype), visible
         for layer, kind in zip(self.model.layers, config.kinds, strict=True):
             cos, sin, visible = seen[kind]
             x = layer(x, cos, sin, positions_BT, visible, cache)
         return self.model.norm(x)
+
+    def _visible(
+        self,
+        tokens_BT: Tensor,
+        window: int | None,
+        documents_BT: Tensor | None,
+        bidirectional_B: Tensor | None,
+        dtype: torch.dtype,
+        training: bool,
+    ) -> Visible:
+        """What each position of whole rows may see, as its device computes it fastest."""
+        B, T = tokens_BT.shape
+        window = window if window is not None and window < T else None
+        if documents_BT is None and bidirectional_B is None and window is None:
+            return None
+        if training and tokens_BT.device.type == "cuda":
+            return make_block_mask((B, T), window, documents_BT, bidirectional_B, tokens_BT.device)
+        mask = _mask(T, window, documents_BT, bidirectional_B, tokens_BT.device)
+        if training and tokens_BT.device.type == "cpu":
+            return make_tiles(mask, self.config.num_attention_heads, B, dtype)
+        return mask
 
     def forward(
         self,
@@ -303,18 +329,14 @@ class Transformer(nn.Module):
 
 def _mask(
     T: int, window: int | None, documents_BT: Tensor | None, bidirectional_B: Tensor | None, device: torch.device
-) -> Tensor | None:
-    """What each position of whole rows may see, [B or 1, 1, T, T]; None for plain causality. Within a document,
-    distances in the row are distances in the document, so one window serves packed rows too."""
-    narrow = window is not None and window < T
-    if documents_BT is None and bidirectional_B is None and not narrow:
-        return None
+) -> Tensor:
+    """What each position of whole rows may see, [B or 1, 1, T, T]. Within a document, distances in the row are
+    distances in the document, so one window serves packed rows too."""
     mask = torch.ones(T, T, dtype=torch.bool, device=device).tril()[None, None]
     if bidirectional_B is not None:
         mask = mask | bidirectional_B[:, None, None, None]
-    if narrow:
-        near = torch.ones(T, T, dtype=torch.bool, device=device).triu(1 - (window or T))
-        mask = mask & near
+    if window is not None:
+        mask = mask & torch.ones(T, T, dtype=torch.bool, device=device).triu(1 - window)
     if documents_BT is not None:
         mask = (documents_BT[:, None, :, None] == documents_BT[:, None, None, :]) & mask
     return mask
