@@ -17,6 +17,7 @@ from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, UserError, count
 from lmcraft.tokens import Tokenizer
 from lmcraft.training.config import TrainingConfig, choose_micro_rows
 from lmcraft.training.continued import refuse_ids_beyond
+from lmcraft.training.float8 import check_float8
 from lmcraft.training.hardware import resolve_precision
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import resolve_machine, train
@@ -131,7 +132,10 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[
 
 
 def check(config: SFTConfig, runtime: Runtime) -> None:
-    resolve_precision(config.precision, resolve_device(runtime.device))
+    device = resolve_device(runtime.device)
+    resolve_precision(config.precision, device)
+    if config.precision == "float8":
+        check_float8(device, runtime)
 
 
 STAGE = Stage(

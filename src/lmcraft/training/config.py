@@ -17,8 +17,10 @@ class TrainingConfig(StageConfig):
     """What every training run has: optimizer, schedule, precision, evaluation."""
 
     optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: matrices by Muon, the rest by AdamW")
-    learning_rate: float = Field(0.01, gt=0, description="peak rate of the matrices")
-    embedding_learning_rate: float = Field(0.03, gt=0, description="peak rate of AdamW for embeddings and head")
+    learning_rate: float = Field(0.02, gt=0, description="peak rate of the matrices")
+    embedding_learning_rate: float | None = Field(
+        None, gt=0, description="peak rate of AdamW for embeddings; default: 0.2, or 0.03 where they are the head too"
+    )
     head_learning_rate: float | None = Field(
         None, gt=0, description="of the head where it is not tied; default: a twentieth of embedding_learning_rate"
     )
@@ -37,7 +39,11 @@ class TrainingConfig(StageConfig):
     z_loss: float = Field(0.0, ge=0, description="weight of logsumexp² (keeps logits small)")
     batch_tokens: int | None = Field(None, gt=0, description="tokens of a step; default: derived")
     micro_batch_tokens: int | None = Field(None, gt=0, description="tokens of one forward pass; default: derived")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the matrix products")
+    precision: Literal["auto", "float32", "bfloat16", "float8"] = Field(
+        "auto",
+        description="of the matrix products; float8: those of the layers, the others bfloat16, on GPUs that have it "
+        "(needs torchao)",
+    )
     evaluations: int = Field(8, ge=0, description="how often held-out text is measured on the way")
     heldout_tokens: int = Field(40_000, gt=0, description="held-out tokens measured each time")
     seed: int = Field(0, ge=0)
@@ -231,7 +237,7 @@ def _shape(config: PretrainConfig, depth: int, vocab_size: int, special: dict[st
     )
 
 
-CLOCKED_BATCH_TOKENS = 8192
+CLOCKED_BATCH_TOKENS = 2048
 """Tokens of a step where the clock sets the length, and with it nobody knows the number of steps."""
 
 
@@ -243,10 +249,10 @@ def choose_micro_rows(config: TrainingConfig, rows: int, row_tokens: int, device
 
 
 def default_batch_tokens(train_tokens: int, row_tokens: int) -> int:
-    """Tokens of a step: about 1/400 of the run, between 8 rows and half a million tokens, whole rows.
+    """Tokens of a step: about 1/2000 of the run, between 8 rows and half a million tokens, whole rows.
 
-    nanochat's B = 2^19 (D/D_d12)^0.383 was fitted to runs of 10^9 tokens and more; for shorter ones several hundred
-    steps matter more than a large batch.
+    nanochat's B = 2^19 (D/D_d12)^0.383 was fitted to runs of 10^9 tokens and more, where this meets it; in short ones
+    a thousand steps and more matter more than a large batch (docs/log.md).
     """
-    tokens = min(max(train_tokens // 400, 8 * row_tokens), 2**19)
+    tokens = min(max(train_tokens // 2000, 8 * row_tokens), 2**19)
     return max(1, tokens // row_tokens) * row_tokens

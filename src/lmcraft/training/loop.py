@@ -20,6 +20,7 @@ from lmcraft.training import energy
 from lmcraft.training.checkpoint import Identity, rng_state, set_rng_state
 from lmcraft.training.clock import Clock
 from lmcraft.training.config import TrainingConfig
+from lmcraft.training.float8 import check_float8, from_float8, to_float8
 from lmcraft.training.hardware import (
     keep_freed_memory,
     matmul_flops_per_token,
@@ -66,11 +67,12 @@ class Machine:
     dtype: torch.dtype
     compiled: bool
     floor_seconds_per_token: float
+    float8: bool = False
 
     def describe(self) -> dict[str, Any]:
         return {
             "device": str(self.device),
-            "precision": str(self.dtype).removeprefix("torch."),
+            "precision": "float8" if self.float8 else str(self.dtype).removeprefix("torch."),
             "compiled": self.compiled,
             "threads": torch.get_num_threads(),
         }
@@ -82,11 +84,13 @@ def resolve_machine(model: Transformer, config: TrainingConfig, runtime: Runtime
     keep_freed_memory()
     device = resolve_device(runtime.device)
     dtype = resolve_precision(config.precision, device)
-    if dtype == torch.bfloat16 and resolve_precision("auto", device) != dtype:
+    if config.precision == "float8":
+        check_float8(device, runtime)
+    elif dtype == torch.bfloat16 and resolve_precision("auto", device) != dtype:
         runtime.progress.note(f"  bfloat16 is set, but this {device.type} only emulates it: float32 would be faster")
     floor = matmul_seconds_per_token(model.config, micro, dtype, device)
     compiled = wants_compile(runtime, device, tokens * matmul_flops_per_token(model.config))
-    return Machine(device, dtype, compiled, floor)
+    return Machine(device, dtype, compiled, floor, config.precision == "float8")
 
 
 def train(
@@ -141,6 +145,7 @@ def train(
         if clock:
             clock.restore(state["clock"])
         runtime.progress.note(f"  resuming at step {first} of {steps}")
+    linears = to_float8(network) if machine.float8 else []
     if machine.compiled:
         for part in (*network.model.layers, network.model.norm):
             part.compile(dynamic=False)
@@ -257,6 +262,7 @@ def train(
                 if asked:
                     runtime.progress.note(f"  stopped after step {done} of {steps}; what was learnt is saved")
                     raise Terminated
+    from_float8(linears)
     run_evaluation(done)
     if board:
         board.close()

@@ -26,9 +26,10 @@ def make_optimizers(
             heads.append(parameter)
         else:
             matrices.append(parameter)
-    head_rate = config.head_learning_rate or config.embedding_learning_rate / 20
+    table_rate = config.embedding_learning_rate or (0.2 if heads else 0.03)
+    head_rate = config.head_learning_rate or table_rate / 20
     adam_groups = [
-        {"params": tables, "lr": config.embedding_learning_rate},
+        {"params": tables, "lr": table_rate},
         *([{"params": heads, "lr": head_rate}] if heads else []),
         {"params": vectors, "lr": config.norm_learning_rate},
     ]

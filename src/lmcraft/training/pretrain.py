@@ -30,6 +30,7 @@ from lmcraft.training.config import (
     derive_shape,
 )
 from lmcraft.training.continued import continue_from, refuse_what_needs_a_model
+from lmcraft.training.float8 import check_float8
 from lmcraft.training.hardware import resolve_precision
 from lmcraft.training.heldout import Evaluate, heldout_bits_per_byte, heldout_masked_nats, monitored_batch
 from lmcraft.training.loader import Loader
@@ -249,7 +250,10 @@ def _figure(value: Any) -> str:
 
 
 def check(config: PretrainConfig, runtime: Runtime) -> None:
-    resolve_precision(config.precision, resolve_device(runtime.device))
+    device = resolve_device(runtime.device)
+    resolve_precision(config.precision, device)
+    if config.precision == "float8":
+        check_float8(device, runtime)
     smallest = derive_shape(config, 512, {})  # what text there is, and its vocabulary, is not known yet
     check_memory(smallest, config, runtime, rows=1, micro_rows=1, row_tokens=1)
     if runtime.tensorboard is not None and find_spec("tensorboard") is None:
