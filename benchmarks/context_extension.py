@@ -144,8 +144,9 @@ def trained(
         model = Transformer(config)
         model.initialise(seed)
     else:
-        rates = ("learning_rate", "embedding_learning_rate", "norm_learning_rate")
-        run = run.model_copy(update={name: getattr(run, name) / 10 for name in rates})
+        run = run.model_copy(
+            update={"learning_rate": 0.001, "embedding_learning_rate": 0.003, "norm_learning_rate": 0.0005}
+        )
     rows = BATCH // run.context
     loader = Loader(documents, run.context, rows, seed)
     machine = Machine(torch.device("cpu"), torch.float32, False, 1.0)  # no need of its speed

@@ -234,7 +234,7 @@ def refused(folder: Path, ranks: Ranks) -> list[str]:
     """Sentences: of ranks that disagree, and of degrees that do not fit the network."""
     said = []
     tries: list[Callable[[], Any]] = [
-        lambda: trained(folder / "other", with_settings(ranks), learning_rate=0.01 + ranks.rank),
+        lambda: trained(folder / "other", with_settings(ranks), learning_rate=0.02 + ranks.rank),
         lambda: spread_over(with_settings(ranks, context=2), SHAPE, 31),
         lambda: spread_over(with_settings(ranks, tensor=2), SHAPE.model_copy(update={"num_key_value_heads": 1}), 32),
     ]

@@ -236,7 +236,7 @@ def test_the_best_checkpoint_stays_and_a_full_disk_leaves_the_others(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"learning_rate": 0.5}, "settings.learning_rate was 0.01, now 0.5"),
+        ({"learning_rate": 0.5}, "settings.learning_rate was 0.02, now 0.5"),
         ({"seed": 3, "z_loss": 1e-4}, "settings.z_loss was 0.0, now 0.0001; settings.seed was 0, now 3"),
     ],
 )

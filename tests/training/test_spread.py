@@ -129,7 +129,7 @@ def test_ranks_that_disagree_and_degrees_that_do_not_fit_are_refused(
     runs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disagree, context, heads = runs["two"]["refused"]
-    assert "rank 1 has another run: settings.learning_rate is 0.01 on rank 0, 1.01 there" in disagree
+    assert "rank 1 has another run: settings.learning_rate is 0.02 on rank 0, 1.02 there" in disagree
     assert "runtime.parallel.context: 31 tokens of a row cannot be divided by 2" in context
     assert "runtime.parallel.tensor: 1 key/value heads cannot be divided by 2" in heads
     monkeypatch.setenv("WORLD_SIZE", "4")
