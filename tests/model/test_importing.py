@@ -191,11 +191,12 @@ def test_pickles_beside_safetensors_are_left_closed(tmp_path: Path, whole: Path)
     imported(folder, tmp_path / "out")
 
 
-def test_a_foreign_tokenizer_is_kept_and_said_to_be_one(tmp_path: Path, whole: Path) -> None:
+def test_a_tokenizer_that_is_not_of_bytes_is_kept_and_said_to_be_one(tmp_path: Path, whole: Path) -> None:
     folder = shutil.copytree(whole, tmp_path / "theirs")
-    text = (folder / "tokenizer.json").read_text().replace("<|pad|>", "<pad>")
+    text = (folder / "tokenizer.json").read_text().replace("<|pad|>", "<pad>").replace('"ø"', '"\u2581"')
     (folder / "tokenizer.json").write_text(text)
-    assert imported(folder, tmp_path / "out")["tokenizer"] == "the tokenizer lacks the special token <|pad|>"
+    found = imported(folder, tmp_path / "out")["tokenizer"]
+    assert found == "token '\u2581' is not of a byte-level vocabulary"
     assert (tmp_path / "out" / "tokenizer.json").read_text() == text
 
 

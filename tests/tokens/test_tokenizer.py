@@ -147,7 +147,7 @@ def _cut(file: Path) -> None:
 
 
 def _drop_special(file: Path) -> None:
-    file.write_text(file.read_text(encoding="utf-8").replace("<|im_end|>", "<|other|>"), encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace("<|endoftext|>", "<|other|>"), encoding="utf-8")
 
 
 def _change_token(file: Path) -> None:
@@ -163,7 +163,7 @@ def _change_token(file: Path) -> None:
     [
         ("tokenizer.json", Path.unlink, "holds no tokenizer.json"),
         ("tokenizer.json", _cut, "tokenizer.json is damaged"),
-        ("tokenizer.json", _drop_special, "special token"),
+        ("tokenizer.json", _drop_special, "no special token for the end of a text"),
         ("tokenizer.json", _change_token, "gaps|damaged"),
         ("chat_template.jinja", Path.unlink, "holds no chat_template.jinja"),
         ("chat_template.jinja", lambda file: file.write_text("{% for %}"), "chat template, line 1"),

@@ -59,20 +59,21 @@ def check_export(exported: Path, model: Path, texts: Sequence[str] = (), seed: i
         theirs, their_tokenizer, version = _load(exported, masked)
         samples = [*TEXTS, *texts]
         _compare_tokens(tokenizer, their_tokenizer, samples)
-        _compare_chats(tokenizer, their_tokenizer)
-        inputs = _inputs(tokenizer, ours, samples, seed)
+        chats = CHATS if tokenizer.chat_template else ()
+        _compare_chats(tokenizer, their_tokenizer, chats)
+        inputs = _inputs(tokenizer, ours, samples, chats, seed)
         worst = _compare_logits(ours, theirs, inputs, masked)
         compared = {
             "transformers": version,
             "texts": len(samples),
-            "chats": len(CHATS),
+            "chats": len(chats),
             "logit_inputs": len(inputs),
             "max_relative_logit_difference": float(f"{worst:.3g}"),
             "tolerance": TOLERANCE,
         }
         if masked:
             return {**compared, "masks_filled": _compare_fillings(Engine(ours, tokenizer), theirs, their_tokenizer)}
-        prompts = [tokenizer.encode_prompt(chat) for chat in CHATS] + inputs[: len(TEXTS)]
+        prompts = [tokenizer.encode_prompt(chat) for chat in chats] + inputs[: len(TEXTS)]
         room = ours.config.max_position_embeddings - GREEDY_TOKENS
         prompts = [prompt[: min(room, 64)] for prompt in prompts] if room > 0 else []
         equal, ties = _compare_greedy(ours, theirs, prompts)
@@ -124,20 +125,26 @@ def _compare_tokens(tokenizer: Tokenizer, theirs: Any, texts: Sequence[str]) -> 
     for text in texts:
         ours = tokenizer.encode(text)
         _same(f"token ids of {text[:40]!r}", ours, theirs(text, add_special_tokens=False)["input_ids"])
-        _same(f"token ids of {text[:40]!r} behind the boundary", [tokenizer.bos_id, *ours], theirs(text)["input_ids"])
+        _same(
+            f"token ids of {text[:40]!r} behind the boundary",
+            [*tokenizer.leading_ids, *ours],
+            theirs(text)["input_ids"],
+        )
         _same(f"text of the ids of {text[:40]!r}", tokenizer.decode(ours), theirs.decode(ours))
     for name, ours_id in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id), ("pad", tokenizer.pad_id)):
         _same(f"{name}_token_id", ours_id, getattr(theirs, f"{name}_token_id"))
 
 
-def _compare_chats(tokenizer: Tokenizer, theirs: Any) -> None:
-    for number, chat in enumerate(CHATS, 1):
+def _compare_chats(tokenizer: Tokenizer, theirs: Any, chats: Sequence[list[dict[str, str]]]) -> None:
+    for number, chat in enumerate(chats, 1):
         for prompt in (True, False):
             what = f"chat {number} {'with' if prompt else 'without'} the assistant's header"
             rendered = theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt)
             _same(f"rendering of {what}", tokenizer.render(chat, prompt), rendered)
         ids = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
         _same(f"token ids of chat {number}", tokenizer.encode_prompt(chat), ids)
+    if not tokenizer.marks_answers:
+        return
     answered = [*CHATS[0], {"role": "assistant", "content": "A stream of water."}]
     made = theirs.apply_chat_template(answered, return_dict=True, return_assistant_tokens_mask=True)
     ids, mask = tokenizer.encode_chat(answered)
@@ -145,11 +152,13 @@ def _compare_chats(tokenizer: Tokenizer, theirs: Any) -> None:
     _same("mask of what the assistant says", mask, made["assistant_masks"])
 
 
-def _inputs(tokenizer: Tokenizer, model: Transformer, texts: Sequence[str], seed: int) -> list[list[int]]:
+def _inputs(
+    tokenizer: Tokenizer, model: Transformer, texts: Sequence[str], chats: Sequence[list[dict[str, str]]], seed: int
+) -> list[list[int]]:
     """Real texts and chats, then random tokens up to the whole context."""
     context = model.config.max_position_embeddings
     real = [[tokenizer.bos_id, *tokenizer.encode(text)][:context] for text in texts]
-    real += [tokenizer.encode_prompt(chat)[:context] for chat in CHATS]
+    real += [tokenizer.encode_prompt(chat)[:context] for chat in chats]
     rng = np.random.default_rng(seed)
     lengths = [1, min(17, context), min(context, 1024)]
     return real + [rng.integers(0, model.config.vocab_size, length).tolist() for length in lengths]

@@ -87,6 +87,11 @@ class ChatTemplate:
         return self._special.sub(lambda match: f"{match[0][0]}{_GUARD}3{match[0][1:]}", text)
 
 
+def marks_answers(source: str) -> bool:
+    """Whether a template has `{% generation %}` blocks."""
+    return "generation" in re.findall(r"{%-?\s*(\w+)", source)
+
+
 def _unescape(text: str) -> str:
     return re.sub(f"{_GUARD}(.)", lambda match: _UNESCAPES[match[1]], text)
 

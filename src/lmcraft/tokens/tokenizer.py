@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import tokenizers
 
 from lmcraft.recipe.stage import UserError
-from lmcraft.tokens.chat import ChatTemplate, Message
+from lmcraft.tokens.chat import ChatTemplate, Message, marks_answers
 from lmcraft.tokens.files import write_json, write_text
 
 END_OF_TEXT = "<|endoftext|>"
@@ -23,6 +24,8 @@ IM_START = "<|im_start|>"
 IM_END = "<|im_end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, PAD, IM_START, IM_END)
 """In the order of their ids, from 0."""
+LLAMA_END_OF_TEXT, LLAMA_END_OF_TURN = "<|end_of_text|>", "<|eot_id|>"
+"""Llama 3's <|endoftext|> and <|im_end|>."""
 MASK = "<|mask|>"
 """Stands for a token to be filled in; only in tokenizers that were asked for it, behind the others."""
 
@@ -31,38 +34,49 @@ _BEFORE_MASK = re.compile(r"[^\S\x1c-\x1f]*" + re.escape(MASK))  # Unicode's whi
 
 
 class Tokenizer:
-    """Byte-level BPE with the special tokens of a chat.
+    """Byte-level BPE with the special tokens of a chat, or at least an end of text (tokenizers made elsewhere, such as
+    those of Qwen and Llama 3).
 
-    Nothing that `encode`, `encode_prompt` or `encode_chat` reads from a user becomes a control token: the text
+    Nothing that `encode`, `encode_prompt` or `encode_chat` reads from a user becomes a special token: the text
     `<|im_end|>` inside a document or a message is encoded letter by letter.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, chat_template: str) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        chat_template: str | None,
+        roles: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """`roles`: what a tokenizer made elsewhere calls its `bos_token`, `eos_token` and `pad_token`. Without a
+        `chat_template` it renders no chats. Raises UserError when it is not byte-level or has no end of text."""
         self._backend = backend
         self._backend.encode_special_tokens = True
         self.vocab_size: int = self._backend.get_vocab_size(with_added_tokens=True)
         vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
-        if missing := [token for token in SPECIAL_TOKENS if token not in vocabulary]:
-            raise UserError(f"the tokenizer lacks the special token {missing[0]}")
-        # Nothing learnt is called <|mask|>: the pattern of words parts its letters from its signs.
-        specials = (*SPECIAL_TOKENS, MASK) if MASK in vocabulary else SPECIAL_TOKENS
-        ids = {token: vocabulary[token] for token in specials}
-        self._control_ids: dict[str, int] = ids
-        self._special_ids: dict[int, str] = {number: token for token, number in ids.items()}
-        self.bos_id: int = ids[END_OF_TEXT]
-        self.eos_id: int = ids[END_OF_TEXT]
-        self.pad_id: int = ids[PAD]
-        self.im_start_id: int = ids[IM_START]
-        self.im_end_id: int = ids[IM_END]
-        self.mask_id: int | None = ids.get(MASK)
-        self.special_ids: tuple[int, ...] = tuple(ids.values())
-        self.stop_ids: tuple[int, ...] = (self.eos_id, self.im_end_id)
-        self._chat = ChatTemplate(chat_template, specials, END_OF_TEXT)
-        self._bytes = _bytes_of_tokens(vocabulary, self._special_ids)
+        added = {token.content: token.special for token in self._backend.get_added_tokens_decoder().values()}
+        specials = sorted((token for token, special in added.items() if special), key=vocabulary.__getitem__)
+        self._roles = _roles(specials, roles or {})
+        self._control_ids: dict[str, int] = {token: vocabulary[token] for token in specials}
+        self._special_ids: dict[int, str] = {number: token for token, number in self._control_ids.items()}
+        self.bos_id: int = vocabulary[self._roles["bos_token"]]
+        self.eos_id: int = vocabulary[self._roles["eos_token"]]
+        self.pad_id: int = vocabulary[self._roles["pad_token"]]
+        self.im_start_id: int | None = self._control_ids.get(IM_START)
+        self.im_end_id: int | None = self._control_ids.get(IM_END)
+        self.mask_id: int | None = self._control_ids.get(MASK)
+        self.special_ids: tuple[int, ...] = tuple(self._special_ids)
+        turn_ends = [(roles or {}).get("eos_token"), IM_END, LLAMA_END_OF_TURN]
+        stops = [self.eos_id, *(self._control_ids[token] for token in turn_ends if token in self._control_ids)]
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(stops))
+        self.leading_ids: tuple[int, ...] = tuple(self._backend.encode("", add_special_tokens=True).ids)
+        self.only_special_added = all(added.values())
+        self._chat = ChatTemplate(chat_template, specials, self._roles["bos_token"]) if chat_template else None
+        self._bytes = _bytes_of_tokens(vocabulary, self._special_ids, set(added))
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
-        """Read `tokenizer.json` and `chat_template.jinja`. Raises UserError when one is missing or damaged."""
+        """Read `tokenizer.json` and `chat_template.jinja`, and of a tokenizer made elsewhere `tokenizer_config.json`.
+        Raises UserError when one is missing or damaged."""
         file = Path(directory) / "tokenizer.json"
         if not file.is_file():
             raise UserError(f"{directory} holds no tokenizer.json: give the directory of a tokenizer or of a model")
@@ -70,25 +84,49 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception for anything it cannot read
             raise UserError(f"{file} is damaged ({error}); rebuild or restore it") from None
+        own = all(backend.token_to_id(token) is not None for token in SPECIAL_TOKENS)
         template = Path(directory) / "chat_template.jinja"
-        if not template.is_file():
+        if own and not template.is_file():
             raise UserError(f"{directory} holds no chat_template.jinja: restore it, or rebuild the tokenizer")
         try:
-            return cls(backend, template.read_text(encoding="utf-8"))
+            source = template.read_text(encoding="utf-8") if template.is_file() else None
+            if own:
+                return cls(backend, source)
+            described = _described(Path(directory) / "tokenizer_config.json")
+            return cls(backend, _usable_template(source or described.pop("chat_template", None), backend), described)
         except (UserError, UnicodeDecodeError) as error:
             raise UserError(f"{directory}: {error}; rebuild the tokenizer") from None
 
     def save(self, directory: Path) -> None:
         """Write the files from which `transformers.AutoTokenizer` makes the same tokenizer. Same bytes every time."""
         directory = Path(directory)
-        write_text(directory / "chat_template.jinja", self.chat_template)
-        write_json(directory / "tokenizer_config.json", _huggingface_config(self.mask_id is not None))
+        if self._chat:
+            write_text(directory / "chat_template.jinja", self._chat.source)
+        write_json(directory / "tokenizer_config.json", self._huggingface_config())
         write_text(directory / "tokenizer.json", self.json)
 
+    def _huggingface_config(self) -> dict[str, Any]:
+        # The class is named as transformers 4 and 5 both know it. A model's own class (Qwen2Tokenizer beside a Qwen3
+        # config.json) would put its own normaliser in place of ours.
+        named = {*self._roles.values(), MASK}
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **self._roles,
+            **({"mask_token": MASK} if self.mask_id is not None else {}),
+            "additional_special_tokens": [token for token in self._control_ids if token not in named],
+            "clean_up_tokenization_spaces": False,
+            "model_input_names": ["input_ids", "attention_mask"],
+        }
+
     @property
-    def chat_template(self) -> str:
-        """The Jinja source of the chat template."""
-        return self._chat.source
+    def chat_template(self) -> str | None:
+        """The Jinja source of the chat template, if there is one."""
+        return self._chat.source if self._chat else None
+
+    @property
+    def marks_answers(self) -> bool:
+        """Whether the chat template says what the assistant writes, so that conversations can be trained on."""
+        return self._chat is not None and marks_answers(self._chat.source)
 
     @cached_property
     def sha256(self) -> str:
@@ -140,7 +178,14 @@ class Tokenizer:
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """The conversation as the text that `transformers`' `apply_chat_template` renders."""
-        return self._chat.render(messages, add_generation_prompt)
+        return self._template().render(messages, add_generation_prompt)
+
+    def _template(self) -> ChatTemplate:
+        if self._chat is None:
+            raise UserError(
+                "this model's tokenizer has no chat template: give it text to continue, or put one beside it"
+            )
+        return self._chat
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation, ending with the header after which the assistant writes."""
@@ -167,7 +212,8 @@ class Tokenizer:
     def _encode_conversations(
         self, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool
     ) -> list[tuple[list[int], list[int]]]:
-        pieces = [list(self._chat.pieces(messages, add_generation_prompt)) for messages in conversations]
+        template = self._template()
+        pieces = [list(template.pieces(messages, add_generation_prompt)) for messages in conversations]
         texts = iter(self.encode_batch([piece.text for row in pieces for piece in row if not piece.control]))
         rows = []
         for row in pieces:
@@ -186,28 +232,51 @@ def default_chat_template() -> str:
     return (resources.files("lmcraft.tokens") / "chat_template.jinja").read_text(encoding="utf-8")
 
 
-def _huggingface_config(mask: bool) -> dict[str, Any]:
-    # The class is named as transformers 4 and 5 both know it. A model's own class (Qwen2Tokenizer beside a Qwen3
-    # config.json) would put its own normaliser in place of ours.
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "pad_token": PAD,
-        **({"mask_token": MASK} if mask else {}),
-        "additional_special_tokens": [IM_START, IM_END],
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids", "attention_mask"],
-    }
+def _roles(specials: Sequence[str], said: Mapping[str, str | None]) -> dict[str, str]:
+    """Which special token begins a text, ends it and pads. What ends a text is <|endoftext|> where there is one: a chat
+    model's `eos_token` ends a turn."""
+
+    def first(*names: str | None) -> str | None:
+        return next((name for name in names if name in specials), None)
+
+    end = first(END_OF_TEXT, LLAMA_END_OF_TEXT, said.get("eos_token"))
+    if end is None:
+        raise UserError(f"the tokenizer has no special token for the end of a text ({END_OF_TEXT}, or an eos_token)")
+    begin, pad = first(said.get("bos_token")), first(PAD, said.get("pad_token"))
+    return {"bos_token": begin or end, "eos_token": end, "pad_token": pad or end}
 
 
-def _bytes_of_tokens(vocabulary: dict[str, int], special_ids: dict[int, str]) -> list[bytes]:
+def _described(file: Path) -> dict[str, str | None]:
+    """The names and the template in a `tokenizer_config.json`, whose tokens may be strings or described by mappings."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError:
+        raise UserError(f"{file.name} is not valid JSON") from None
+    described: dict[str, str | None] = {}
+    for name in ("bos_token", "eos_token", "pad_token", "chat_template"):
+        value = found.get(name) if isinstance(found, dict) else None
+        value = value.get("content") if isinstance(value, dict) else value
+        described[name] = value if isinstance(value, str) else None
+    return described
+
+
+def _usable_template(source: str | None, backend: tokenizers.Tokenizer) -> str | None:
+    """A template that marks what the assistant writes, if it can be had: ours, for the same control tokens."""
+    if source is not None and marks_answers(source):
+        return source
+    chatml = all(backend.token_to_id(token) is not None for token in (IM_START, IM_END))
+    return default_chat_template() if chatml else source
+
+
+def _bytes_of_tokens(vocabulary: dict[str, int], special_ids: dict[int, str], added: set[str]) -> list[bytes]:
     alphabet = _byte_alphabet()
     table = [b""] * len(vocabulary)
     for token, number in vocabulary.items():
         if not 0 <= number < len(table):
             raise UserError(f"the tokenizer's ids have gaps: token {token!r} has id {number} of {len(table)}")
-        if number not in special_ids:
+        if token in added:
+            table[number] = b"" if number in special_ids else token.encode("utf-8")
+        else:
             try:
                 table[number] = bytes(alphabet[character] for character in token)
             except KeyError:
