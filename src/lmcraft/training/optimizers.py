@@ -40,7 +40,7 @@ def make_optimizers(
         )
     else:
         adam_groups.append({"params": matrices, "lr": config.learning_rate, "weight_decay": config.weight_decay})
-    adam = torch.optim.AdamW(adam_groups, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=True)
+    adam = torch.optim.AdamW(adam_groups, betas=(0.9, 0.99), eps=1e-10, weight_decay=0.0, fused=True)
     optimizers.append(adam)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
