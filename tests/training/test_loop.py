@@ -329,6 +329,26 @@ def test_one_dial_derives_the_rest_and_all_of_it_can_be_set() -> None:
     assert default_batch_tokens(3_000_000, 512) % 512 == 0
 
 
+def test_vector_instructions_are_asked_for_only_where_taking_them_for_granted_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._inductor import config as inductor
+
+    tried = []
+
+    def compile_(function: Any) -> Any:
+        tried.append(inductor.cpp.vec_isa_ok)
+        if inductor.cpp.vec_isa_ok:
+            raise RuntimeError("unknown instruction")
+        return function
+
+    monkeypatch.setattr(inductor.cpp, "vec_isa_ok", None)
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setenv("CXX", "true")
+    assert hardware._why_not_compile(CPU) is None
+    assert tried == [True, None]
+
+
 def test_the_floor_is_measured_and_counts_the_same_operations() -> None:
     seconds = matmul_seconds_per_token(SHAPE, 256, torch.float32, CPU, budget_s=0.1)
     rate = matmul_flops_per_token(SHAPE) / seconds
