@@ -119,7 +119,8 @@ def train(
     ranks call it with the same arguments; the first one writes, and the others end with Followed.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # with NaN, in every kernel's output: a fifth of a step
+    outputs: Any = torch.utils.deterministic
+    outputs.fill_uninitialized_memory = False  # with NaN, in every kernel: that costs an eighth of a small step
     device = machine.device
     meter = energy.Meter(device, runtime.watts_per_core)
     spread = spread_over(runtime.ranks, model.config, loader.row_tokens)
