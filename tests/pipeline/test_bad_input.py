@@ -70,7 +70,7 @@ def folder_source(path: str, **settings: Any) -> list[str]:
         ([RECIPE, "--set", "runtime.device=cuda:99"], "device 'cuda:99' is not available on this machine; choose"),
         (
             [RECIPE, "--set", "pretrain.precision=float16"],
-            "precision=float16: input should be 'auto', 'float32' or",
+            "precision=float16: input should be 'auto', 'float32', 'bfloat16' or 'float8'",
         ),
         ([RECIPE, "--set", "pretrain.depth=100000"], "step pretrain: training needs about "),
         ([RECIPE, "--set", "runtime.store=a-file"], "the store 'a-file' cannot be made: 'a-file' is a file"),
