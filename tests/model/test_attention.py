@@ -90,7 +90,8 @@ def test_blocks_show_what_the_mask_shows(family: str, monkeypatch: pytest.Monkey
         masked = model.hidden(tokens, None, documents, bidirectional_B=bidirectional)
 
         def blocks(tokens_BT: torch.Tensor, window: int | None, *seen: Any) -> BlockMask:
-            return make_block_mask(tuple(tokens_BT.shape), window, seen[0], seen[1], tokens_BT.device)  # type: ignore[arg-type]
+            B, T = tokens_BT.shape
+            return make_block_mask((B, T), window, seen[0], seen[1], tokens_BT.device)
 
         monkeypatch.setattr(model, "_visible", blocks)
         blocked = model.hidden(tokens, None, documents, bidirectional_B=bidirectional)

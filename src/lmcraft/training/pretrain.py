@@ -281,7 +281,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 STAGE = Stage(
     name="pretrain",
-    version=2,
+    version=3,
     config=PretrainConfig,
     inputs={
         "tokens": Input(("tokens",)),
