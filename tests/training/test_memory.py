@@ -16,7 +16,14 @@ from lmcraft.model import ModelConfig
 from lmcraft.recipe.stage import Progress, Runtime, UserError
 from lmcraft.training import memory, pretrain
 from lmcraft.training.config import PretrainConfig
-from lmcraft.training.memory import MemoryPlan, available_bytes, check_memory, plan_memory, refuse_what_does_not_fit
+from lmcraft.training.memory import (
+    MemoryPlan,
+    available_bytes,
+    check_memory,
+    plan_memory,
+    refuse_what_does_not_fit,
+    shown_bytes,
+)
 
 CPU = torch.device("cpu")
 SHAPE = ModelConfig(
@@ -104,6 +111,26 @@ def test_the_plan_is_printed_and_tightness_is_said(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(memory, "available_bytes", lambda device: int(1.1 * total))
     check_memory(SHAPE, config, runtime, rows=8, micro_rows=4, row_tokens=64)
     assert notes == ["  memory is tight: the plan takes more than 80% of what is available"]
+
+
+def test_ranks_share_the_weights_the_rows_and_the_memory_of_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FourRanks:
+        """Two copies of the weights on two processes each, all on this machine."""
+
+        data, shards, local_size = 4, 2, 4
+
+    config = PretrainConfig(precision="float32")
+    alone = plan_of()
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1_000_000_000)
+    ranks: Any = FourRanks()
+    said = check_memory(SHAPE, config, Runtime(device="cpu", ranks=ranks), rows=8, micro_rows=4, row_tokens=64)
+    assert said["weights"] == shown_bytes(1.5 * alone.weights)  # half of them, and the model that they become
+    assert said["optimizer"] == shown_bytes(alone.optimizer / 2)
+    assert said["activations"] == shown_bytes(plan_of(micro_rows=2).activations)
+    assert said["in all"].endswith("of 250 MB available")
+    monkeypatch.setattr(memory, "available_bytes", lambda device: alone.total)
+    with pytest.raises(UserError, match="too little"):
+        check_memory(SHAPE, config, Runtime(device="cpu", ranks=ranks), rows=8, micro_rows=4, row_tokens=64)
 
 
 @pytest.mark.parametrize("version", [1, 2])

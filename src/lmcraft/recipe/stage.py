@@ -132,6 +132,16 @@ class Ranks(Protocol):
     local_size: int
 
     @property
+    def data(self) -> int:
+        """Parts that a batch is cut into: groups of processes that read different rows."""
+        ...
+
+    @property
+    def shards(self) -> int:
+        """Processes that one copy of weights and optimizer is spread over."""
+        ...
+
+    @property
     def shares_layers(self) -> bool:
         """Whether several processes work on one layer of the same rows."""
         ...

@@ -36,12 +36,21 @@ def check_memory(
     row_tokens: int,
     ahead: int = 0,
 ) -> dict[str, str]:
-    """The plan of a run on the runtime's device, as it is printed. Raises UserError when it does not fit."""
+    """The plan of this process on the runtime's device, as it is printed. Raises UserError when it does not fit; the
+    processes of one machine have equal parts of its memory."""
     device = resolve_device(runtime.device)
     dtype = resolve_precision(config.precision, device)
-    size = {"rows": rows, "micro_rows": micro_rows, "row_tokens": row_tokens}
-    plan = plan_memory(shape, dtype, device, **size, optimizer=config.optimizer, ahead=ahead)
     available = available_bytes(device)
+    shards, whole = 1, 0
+    if ranks := runtime.ranks:
+        shards, micro_rows = ranks.shards, min(micro_rows, -(-rows // ranks.data))
+        if device.type == "cpu":
+            available //= ranks.local_size
+            whole = 1  # the network is divided, the model that it becomes in the end is not
+    size = {"rows": rows, "micro_rows": micro_rows, "row_tokens": row_tokens}
+    plan = plan_memory(
+        shape, dtype, device, **size, optimizer=config.optimizer, ahead=ahead, shards=shards, whole=whole
+    )
     refuse_what_does_not_fit(plan, available, micro_rows, row_tokens)
     if plan.total > TIGHT * available:
         runtime.progress.note(f"  memory is tight: the plan takes more than {TIGHT:.0%} of what is available")
@@ -85,9 +94,11 @@ def plan_memory(
     optimizer: str,
     ahead: int = 0,
     shards: int = 1,
+    whole: int = 0,
 ) -> MemoryPlan:
     """The plan of a run with float32 weights and matrix products in `dtype`; `ahead`: layers beside the model. Weights,
-    gradients and optimizer state are spread over `shards` ranks, all else is of one."""
+    gradients and optimizer state are spread over `shards` ranks, all else is of one; `whole`: copies of
+    the weights beside the spread ones."""
     wide = shape.hidden_size * shape.vocab_size
     tables = wide * (1 if shape.tie_word_embeddings else 2)
     beside = ahead * (shape.parameters() - tables) // shape.num_hidden_layers
@@ -105,7 +116,7 @@ def plan_memory(
     logits = held * (8 + 2 * size) + (1 + ahead) * tokens * shape.hidden_size * size
     logits += 2 * 4 * wide + (0 if size == 4 else size * wide)  # the head's gradient twice, and its copy in 16 bits
     return MemoryPlan(
-        weights=4 * parameters // shards,
+        weights=4 * parameters // shards + whole * 4 * parameters,
         gradients=4 * parameters // shards,
         optimizer=4 * state // shards,
         activations=per_token * tokens + copies,

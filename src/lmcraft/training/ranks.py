@@ -58,6 +58,14 @@ class Ranks:
         return self.rank == 0
 
     @property
+    def data(self) -> int:
+        return self.settings.replicate * self.shard
+
+    @property
+    def shards(self) -> int:
+        return self.size // self.settings.replicate
+
+    @property
     def shares_layers(self) -> bool:
         return self.settings.context * self.settings.tensor > 1
 

@@ -57,7 +57,7 @@ class Spread(Alone):
         settings = ranks.settings
         self.ranks, self.size, self.first = ranks, ranks.size, ranks.first
         self.context, self.tensor = settings.context, settings.tensor
-        self.data = settings.replicate * ranks.shard
+        self.data = ranks.data
         _check(config, row_tokens, self.context, self.tensor)
         kind = ranks.device.type
         # Two views of the same processes: FSDP shards over the context's processes too, as they hold the same weights.
