@@ -24,7 +24,7 @@ from lmcraft.training.config import PretrainConfig, TrainingConfig, default_batc
 from lmcraft.training.hardware import matmul_flops_per_token, matmul_seconds_per_token, resolve_precision
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import Machine, train
-from lmcraft.training.objectives import next_token
+from lmcraft.training.objectives import Batch, next_token
 from lmcraft.training.optimizers import rate_factor
 
 SHAPE = ModelConfig(
@@ -81,6 +81,7 @@ def run(
     dtype: torch.dtype = torch.float32,
     compiled: bool = False,
     objective: Any = None,
+    first_context: int | None = None,
     **changes: Any,
 ) -> Any:
     (folder / "scratch").mkdir(parents=True, exist_ok=True)
@@ -98,6 +99,8 @@ def run(
         evaluate=lambda nats_of: nats_of(Loader(Texts(), 32, 4, seed=9).batch(0))[0],
         out=folder,
         runtime=Runtime(scratch=folder / "scratch", progress=progress),
+        first_context=first_context,
+        first_context_share=0.5,
     )
     return model, history
 
@@ -122,6 +125,24 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "killed" / "metrics.jsonl").read_bytes()
     losses = [row["loss"] for row in history.metrics if "loss" in row]
     assert losses[-1] < losses[0] - 0.5, "it must learn something for this to mean anything"
+
+
+def test_rows_are_cut_at_first_and_a_killed_run_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    shapes: list[tuple[int, ...]] = []
+
+    def watched(model: Transformer, batch: Batch, dtype: torch.dtype) -> Any:
+        shapes.append(tuple(batch.tokens.shape))
+        return next_token()(model, batch, dtype)
+
+    whole, history = run(tmp_path / "whole", Progress(), objective=watched, first_context=8)
+    assert shapes == 24 * [(8, 8)] + 24 * [(2, 32)], "two micro-batches a step, of as many tokens"
+    for kill in (9, 6):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed", KillAt(kill), first_context=8)
+    resumed, again = run(tmp_path / "killed", Progress(), first_context=8)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert history.metrics == again.metrics
 
 
 def test_a_killed_compiled_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

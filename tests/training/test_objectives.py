@@ -106,6 +106,25 @@ def test_packed_documents_have_the_loss_and_gradients_of_each_alone(name: str) -
 
 
 @pytest.mark.parametrize("name", MASKINGS)
+def test_cut_rows_lose_no_label_and_see_nothing_across_a_cut(name: str) -> None:
+    batch = Loader(Texts(), 48, 6, seed=0, masking=MASKINGS[name]).batch(0)
+    cut = batch.cut(24)
+    assert cut.tokens.shape == (12, 24)
+    assert torch.equal(cut.tokens.flatten(), batch.tokens.flatten())
+    assert torch.equal(cut.labels.flatten(), batch.labels.flatten())
+    assert (batch.documents[:, 23] == batch.documents[:, 24]).any(), "some document is cut, or nothing is tested"
+    model, objective = network(name), next_token(0.01)
+    packed = loss_and_gradients(model, [cut], objective)
+    unpacked = loss_and_gradients(model, alone(cut), objective)  # where a piece's positions begin at 0
+    whole = loss_and_gradients(model, [batch], objective)
+    assert packed[1] == unpacked[1] == whole[1]
+    assert not torch.allclose(packed[0], whole[0], rtol=1e-6)
+    assert torch.allclose(packed[0], unpacked[0], rtol=1e-12)
+    for a, b in zip(packed[2], unpacked[2], strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", MASKINGS)
 def test_any_split_into_micro_batches_gives_the_same_gradient(name: str) -> None:
     batch = Loader(Texts(), 48, 6, seed=0, masking=MASKINGS[name]).batch(1)
     found = []

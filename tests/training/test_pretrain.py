@@ -160,6 +160,19 @@ def test_rows_shrink_to_the_longest_document(material: dict[str, Path], tmp_path
     assert load_model(tmp_path / "out").config.max_position_embeddings == 4096
 
 
+def test_rows_are_cut_at_first_where_they_can_be(material: dict[str, Path], tmp_path: Path) -> None:
+    run_pretrain(material, tmp_path / "cut", context=64, first_context=16, first_context_share=0.5)
+    plan = json.loads((tmp_path / "cut" / "out" / "training.json").read_text())["plan"]
+    assert (plan["row_tokens"], plan["first_row_tokens"]) == (64, 16)
+    metrics = [json.loads(line) for line in (tmp_path / "cut" / "out" / "metrics.jsonl").read_text().splitlines()]
+    heldout = [row["heldout_bits_per_byte"] for row in metrics if "heldout_bits_per_byte" in row]
+    assert heldout[-1] < 0.6 * heldout[0]
+    run_pretrain(material, tmp_path / "shrunk", context=4096, first_context=1024, evaluations=0)
+    assert "first_row_tokens" not in json.loads((tmp_path / "shrunk" / "out" / "training.json").read_text())["plan"]
+    with pytest.raises(ValueError, match=r"first_context \(100\) must divide context \(256\)"):
+        PretrainConfig(context=256, first_context=100)
+
+
 def test_tokens_of_another_tokenizer_are_refused(material: dict[str, Path], tmp_path: Path) -> None:
     other = tmp_path / "tokenizer"
     other.mkdir()

@@ -102,6 +102,13 @@ class PretrainConfig(TrainingConfig):
         description="tokens of a row, and the model's context; longer than the input model's only with rope_scaling or "
         "rope_theta",
     )
+    first_context: int | None = Field(
+        None,
+        gt=1,
+        description="tokens that rows are cut to at first (a part of context; none: never); short rows are faster, and "
+        "what a few hundred tokens can teach is learnt as well from them (sequence length warm-up)",
+    )
+    first_context_share: float = Field(0.8, gt=0, le=1, description="share of the run with rows of first_context")
     packing: Literal["best_fit", "concatenate"] = Field(
         "best_fit", description="rows of whole documents where they fit, or one stream cut wherever a row is full"
     )
@@ -136,6 +143,12 @@ class PretrainConfig(TrainingConfig):
     def _one_length(self) -> PretrainConfig:
         if self.train_minutes is not None and self.train_tokens is not None:
             raise ValueError("set train_tokens or train_minutes, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _divided_rows(self) -> PretrainConfig:
+        if self.first_context is not None and self.context % self.first_context:
+            raise ValueError(f"first_context ({self.first_context}) must divide context ({self.context})")
         return self
 
     @model_validator(mode="after")
@@ -182,13 +195,14 @@ class TrainingPlan:
     corpus_tokens: int
     epochs: float
     row_tokens: int
+    first_row_tokens: int | None
     rows: int
     micro_rows: int
     steps: int
     packing_fill: float
 
     def describe(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def derive_shape(config: PretrainConfig, vocab_size: int, special: dict[str, int]) -> ModelConfig:

@@ -107,6 +107,8 @@ def train(
     runtime: Runtime,
     monitors: Monitors | None = None,
     clock: Clock | None = None,
+    first_context: int | None = None,
+    first_context_share: float = 0.0,
 ) -> History:
     """Train in place; returns the history, whose last row holds the final held-out bits per byte.
 
@@ -115,15 +117,16 @@ def train(
     the same machine; SIGTERM saves first. Raises UserError when the checkpoints there are of another run, and when the
     loss or the gradient stay far above what they were or are not finite; Terminated after SIGTERM. `monitors` are
     measured with each evaluation and after the last step, and written beside the history. With `clock` the run ends
-    when its time is over, after `steps` at the latest, and the schedule follows the clock. With `runtime.ranks` all
-    ranks call it with the same arguments; the first one writes, and the others end with Followed.
+    when its time is over, after `steps` at the latest, and the schedule follows the clock. Over the first
+    `first_context_share` of the run rows are cut to `first_context` tokens, as many in all to a step. With
+    `runtime.ranks` all ranks call it with the same arguments; the first one writes, and the others end with Followed.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     outputs: Any = torch.utils.deterministic
     outputs.fill_uninitialized_memory = False  # with NaN, in every kernel: that costs an eighth of a small step
     device = machine.device
     meter = energy.Meter(device, runtime.watts_per_core)
-    spread = spread_over(runtime.ranks, model.config, loader.row_tokens)
+    spread = spread_over(runtime.ranks, model.config, first_context or loader.row_tokens)
     if clock and spread.size > 1:
         raise UserError("train_minutes follows the clock of one process; with several, set train_tokens instead")
     this_run = _identity(model, loader, config, steps)
@@ -209,7 +212,10 @@ def train(
             at, of = (int(clock.share() * 10_000), 10_000) if clock else (step, steps)
             factor = rate_factor(at, of, config)
             set_rates(optimizers, factor)
-            loss, weight = _accumulate(network, spread.part(loader.batch(step)), objective, micro_rows, machine, spread)
+            batch, batch_rows = spread.part(loader.batch(step)), micro_rows
+            if first_context and at < first_context_share * of:
+                batch, batch_rows = batch.cut(first_context), micro_rows * (loader.row_tokens // first_context)
+            loss, weight = _accumulate(network, batch, objective, batch_rows, machine, spread)
             evaluates = not last and evaluates_after(step + 1)
             before_step = monitors.before(network) if monitors and (evaluates or last) else None
             norm = spread.number(torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm, foreach=True))

@@ -30,6 +30,26 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         return self._each(lambda part: part.to(device, non_blocking=True))
 
+    def cut(self, tokens: int) -> Batch:
+        """Every row as rows of so many tokens, which divide its own: what stood before a cut is no longer seen, and
+        positions restart there as at the start of a document."""
+
+        def pieces(part: Tensor) -> Tensor:
+            return part.reshape(-1, tokens)
+
+        positions, documents = pieces(self.positions), pieces(self.documents)
+        goes_on = documents == documents[:, :1]
+        bidirectional = self.bidirectional
+        if bidirectional is not None:
+            bidirectional = bidirectional.repeat_interleave(self.tokens.shape[1] // tokens)
+        return Batch(
+            pieces(self.tokens),
+            pieces(self.labels),
+            torch.where(goes_on, positions - positions[:, :1], positions),
+            documents,
+            bidirectional,
+        )
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tokens, labels, positions, documents = map(change, (self.tokens, self.labels, self.positions, self.documents))
         bidirectional = None if self.bidirectional is None else change(self.bidirectional)

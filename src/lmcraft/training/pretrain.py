@@ -113,6 +113,8 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         out=out,
         runtime=runtime,
         clock=clock,
+        first_context=plan.first_row_tokens,
+        first_context_share=config.first_context_share,
         monitors=Monitors(
             monitored_batch(inputs["tokens"], plan.row_tokens, masking) or loader.batch(0).rows(0, plan.micro_rows),
             heldout[on_the_way],
@@ -208,6 +210,12 @@ def make_training_plan(
         runtime.progress.note(
             f"  no document is longer than {longest} tokens: rows of {row} instead of {config.context}"
         )
+    first = config.first_context if config.first_context != config.context else None
+    if first and row % first:
+        runtime.progress.note(
+            f"  rows of {row} tokens are not cut to first_context ({first}), which does not divide them"
+        )
+        first = None
     derived = CLOCKED_BATCH_TOKENS if config.train_minutes else default_batch_tokens(train_tokens, row)
     batch = config.batch_tokens or derived
     rows = max(1, batch // row)
@@ -228,6 +236,7 @@ def make_training_plan(
         corpus_tokens=corpus,
         epochs=round(steps * rows * row * loader.fill() / corpus, 3),
         row_tokens=row,
+        first_row_tokens=first,
         rows=rows,
         micro_rows=micro_rows,
         steps=steps,
