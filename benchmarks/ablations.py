@@ -34,6 +34,9 @@ from lmcraft.training import loop, pretrain
 from lmcraft.training.config import PretrainConfig
 from lmcraft.training.muon import Muon
 
+OPTIMIZERS = {"muon": ("momentum", "row_beta", "cautious", "steps"), "adam": ("beta1", "beta2")}
+"""What `--change` may say of them."""
+
 BASE = {"depth": 4, "hidden_size": 192, "context": 256, "tie_embeddings": False, "evaluations": 0, "max_epochs": 1000.0}
 
 
@@ -57,14 +60,19 @@ def main() -> None:
         prepare(options.text, folder, Settings(vocab=options.vocab))
         (folder / "done").touch()
     pieces = read_pieces(options.text / "tuning.jsonl")
-    base = values(options.set)
+    try:
+        base, changes = values(options.set), [values(change) for change in options.change]
+        for each in ({}, *changes):  # before hours of training
+            settings(base | each, 0, options.tokens)
+    except ValueError as error:
+        parser.error(str(error))
     print(f"| changed | bits per byte, mean | seeds {' '.join(map(str, options.seed))} | difference | tokens/s |")
     print("|-|-|-|-|-|", flush=True)
     first: list[dict[str, Any]] = []
-    for change in [[], *options.change]:
-        rows = [trained({**base, **values(change)}, seed, options, folder, pieces) for seed in options.seed]
+    for said, change in zip([[], *options.change], [{}, *changes], strict=True):
+        rows = [trained(base | change, seed, options, folder, pieces) for seed in options.seed]
         first = first or rows
-        print(as_line(" ".join(change), rows, first), flush=True)
+        print(as_line(" ".join(said), rows, first), flush=True)
 
 
 def values(said: list[str]) -> dict[str, Any]:
@@ -72,17 +80,27 @@ def values(said: list[str]) -> dict[str, Any]:
     for each in said:
         name, separator, value = each.partition("=")
         if not separator:
-            raise SystemExit(f"{each!r} is not of the form name=value")
+            raise ValueError(f"{each!r} is not of the form name=value")
         found[name] = yaml.safe_load(value)
     return found
 
 
+def settings(given: dict[str, Any], seed: int, tokens: int) -> tuple[PretrainConfig, dict[str, Any]]:
+    """Those of `pretrain`, and those of its optimizers."""
+    own = {name: value for name, value in given.items() if "." not in name}
+    of_optimizer = {name: value for name, value in given.items() if "." in name}
+    for name in of_optimizer:
+        kind, _, what = name.partition(".")
+        if what not in OPTIMIZERS.get(kind, ()):
+            raise ValueError(f"{name} is no setting of the optimizers; --help names them")
+    config = PretrainConfig(**{**BASE, "train_tokens": tokens, **own, "seed": seed})
+    return config, of_optimizer
+
+
 def trained(
-    settings: dict[str, Any], seed: int, options: argparse.Namespace, folder: Path, pieces: list[dict[str, Any]]
+    given: dict[str, Any], seed: int, options: argparse.Namespace, folder: Path, pieces: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    of_optimizer = {name: value for name, value in settings.items() if "." in name}
-    own = {name: value for name, value in settings.items() if "." not in name}
-    config = PretrainConfig(**{**BASE, "train_tokens": options.tokens, **own, "seed": seed})
+    config, of_optimizer = settings(given, seed, options.tokens)
     with tempfile.TemporaryDirectory() as temporary, changed_optimizers(of_optimizer):
         out, scratch = Path(temporary) / "model", Path(temporary) / "scratch"
         out.mkdir()
@@ -105,11 +123,9 @@ def changed_optimizers(changes: dict[str, Any]) -> Iterator[None]:
         optimizers = made(*given)
         for name, value in changes.items():
             kind, _, what = name.partition(".")
-            chosen = [each for each in optimizers if isinstance(each, Muon) == (kind == "muon")]
-            if kind not in ("muon", "adam") or not chosen:
-                raise SystemExit(f"{name} is no setting of the optimizers here")
-            for optimizer in chosen:
-                change(optimizer, what, value)
+            for optimizer in optimizers:
+                if isinstance(optimizer, Muon) == (kind == "muon"):
+                    change(optimizer, what, value)
         return optimizers
 
     loop.make_optimizers = make
@@ -126,10 +142,8 @@ def change(optimizer: torch.optim.Optimizer, what: str, value: Any) -> None:
     for group in optimizer.param_groups:
         if what in ("beta1", "beta2"):
             group["betas"] = (value, group["betas"][1]) if what == "beta1" else (group["betas"][0], value)
-        elif what in group:
-            group[what] = value
         else:
-            raise SystemExit(f"{type(optimizer).__name__} has no {what}")
+            group[what] = value
 
 
 def as_line(name: str, rows: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:

@@ -171,6 +171,8 @@ def test_rows_are_cut_at_first_where_they_can_be(material: dict[str, Path], tmp_
     assert "first_row_tokens" not in json.loads((tmp_path / "shrunk" / "out" / "training.json").read_text())["plan"]
     with pytest.raises(ValueError, match=r"first_context \(100\) must divide context \(256\)"):
         PretrainConfig(context=256, first_context=100)
+    with pytest.raises(ValueError, match="set that too"):
+        PretrainConfig(first_context_share=0.5)
 
 
 def test_tokens_of_another_tokenizer_are_refused(material: dict[str, Path], tmp_path: Path) -> None:

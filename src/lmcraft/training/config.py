@@ -149,6 +149,8 @@ class PretrainConfig(TrainingConfig):
     def _divided_rows(self) -> PretrainConfig:
         if self.first_context is not None and self.context % self.first_context:
             raise ValueError(f"first_context ({self.first_context}) must divide context ({self.context})")
+        if self.first_context is None and "first_context_share" in self.model_fields_set:
+            raise ValueError("first_context_share says how long rows have first_context tokens: set that too")
         return self
 
     @model_validator(mode="after")

@@ -97,8 +97,8 @@ def plan_memory(
     whole: int = 0,
 ) -> MemoryPlan:
     """The plan of a run with float32 weights and matrix products in `dtype`; `ahead`: layers beside the model. Weights,
-    gradients and optimizer state are spread over `shards` ranks, all else is of one; `whole`: copies of
-    the weights beside the spread ones."""
+    gradients and optimizer state are spread over `shards` ranks, all else is of one; `whole`: copies of the weights
+    beside the spread ones."""
     wide = shape.hidden_size * shape.vocab_size
     tables = wide * (1 if shape.tie_word_embeddings else 2)
     beside = ahead * (shape.parameters() - tables) // shape.num_hidden_layers

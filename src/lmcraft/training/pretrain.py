@@ -210,7 +210,7 @@ def make_training_plan(
         runtime.progress.note(
             f"  no document is longer than {longest} tokens: rows of {row} instead of {config.context}"
         )
-    first = config.first_context if config.first_context != config.context else None
+    first = config.first_context
     if first and row % first:
         runtime.progress.note(
             f"  rows of {row} tokens are not cut to first_context ({first}), which does not divide them"
