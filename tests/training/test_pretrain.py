@@ -175,6 +175,37 @@ def test_rows_are_cut_at_first_where_they_can_be(material: dict[str, Path], tmp_
         PretrainConfig(first_context_share=0.5)
 
 
+def test_a_network_starts_with_planted_heads_where_it_can_have_them(material: dict[str, Path], tmp_path: Path) -> None:
+    deep = {
+        "depth": 2,
+        "hidden_size": 96,
+        "evaluations": 1,
+        "train_tokens": 8_000,
+        "context": 64,
+        "tie_embeddings": False,
+    }
+    found = {}
+    for name, planted in (("default", {}), ("without", {"planted_heads": False})):
+        run_pretrain(material, tmp_path / name, **deep, **planted)
+        plan = json.loads((tmp_path / name / "out" / "training.json").read_text())["plan"]
+        found[name] = plan["planted_heads"], load_model(tmp_path / name / "out").model.embed_tokens.weight[:, 0].mean()
+    assert found["default"][0] and not found["without"][0]
+    assert found["default"][1] > 0.3 > abs(found["without"][1])  # the feature in common
+    with pytest.raises(UserError, match="planted_heads is true, but this network can not have them"):
+        run_pretrain(material, tmp_path / "shallow", planted_heads=True)
+    with pytest.raises(UserError, match="this network can not have them"):
+        pretrain.check(PretrainConfig(depth=4, architecture="llama", planted_heads=True), Runtime())
+    with pytest.raises(UserError, match="this step has an input model"):
+        pretrain.STAGE.run(
+            PretrainConfig(
+                **{**SMALL, "planted_heads": True, "context": 64, "depth": None, "hidden_size": None, "head_dim": None}
+            ),
+            {**material, "model": tmp_path / "default" / "out"},
+            tmp_path / "on" / "out",
+            runtime(tmp_path / "on"),
+        )
+
+
 def test_tokens_of_another_tokenizer_are_refused(material: dict[str, Path], tmp_path: Path) -> None:
     other = tmp_path / "tokenizer"
     other.mkdir()

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 
 from lmcraft.model import ModelConfig
+from lmcraft.model.planted import can_plant
 from lmcraft.model.rotary import RopeScaling
 from lmcraft.recipe.stage import StageConfig, UserError
 
@@ -92,6 +93,11 @@ class PretrainConfig(TrainingConfig):
         gt=0,
         description="qwen3_moe: width of an expert; default: intermediate_size / experts_per_token, to the next 32, so "
         "that a token meets as many weights as in the dense network",
+    )
+    planted_heads: bool | None = Field(
+        None,
+        description="start with heads that look one and two tokens back and one that finds what followed a token the "
+        "last time; default: where the network can have them (qwen3 and qwen3_moe of two layers and heads or more)",
     )
     router_aux_loss: float = Field(
         0.01, ge=0, description="qwen3_moe: weight of the load-balancing loss; nothing is ever dropped"
@@ -251,6 +257,17 @@ def _shape(config: PretrainConfig, depth: int, vocab_size: int, special: dict[st
         tie_word_embeddings=config.tie_embeddings is not False,
         **{**own, **special},
     )
+
+
+def plants_heads(config: PretrainConfig, shape: ModelConfig) -> bool:
+    """Whether a new network of this shape starts with planted heads. Raises UserError when they are asked for and it
+    can not have them."""
+    if config.planted_heads and not can_plant(shape):
+        raise UserError(
+            "planted_heads is true, but this network can not have them: it takes architecture qwen3 or qwen3_moe with "
+            "two layers and two heads or more; leave planted_heads out"
+        )
+    return can_plant(shape) if config.planted_heads is None else config.planted_heads
 
 
 CLOCKED_BATCH_TOKENS = 2048

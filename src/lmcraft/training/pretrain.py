@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lmcraft.inference.devices import resolve_device
 from lmcraft.model import ModelConfig, Transformer, save_model
+from lmcraft.model.planted import plant_heads
 from lmcraft.recipe.stage import Input, Inputs, Runtime, Stage, UserError, count
 from lmcraft.tokens import Tokenizer, TokenShards
 from lmcraft.tokens.tokenizer import MASK
@@ -28,6 +29,7 @@ from lmcraft.training.config import (
     choose_micro_rows,
     default_batch_tokens,
     derive_shape,
+    plants_heads,
 )
 from lmcraft.training.continued import continue_from, refuse_what_needs_a_model
 from lmcraft.training.float8 import check_float8
@@ -71,7 +73,10 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
     model = continue_from(inputs["model"], config, tokenizer, special) if "model" in inputs else None
     if model is None:
         refuse_what_needs_a_model(config)
+    elif config.planted_heads:
+        raise UserError("planted_heads is how a new network starts, and this step has an input model: leave it out")
     shape = model.config if model else derive_shape(config, tokenizer.vocab_size, special)
+    planted = model is None and plants_heads(config, shape)
     plan, loader = make_training_plan(config, shape, documents, runtime, masking)
     memory = check_memory(
         shape,
@@ -85,6 +90,8 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
     if model is None:
         model = Transformer(shape)
         model.initialise(config.seed)
+        if planted:
+            plant_heads(model, config.seed)
     objective = next_token(config.z_loss)
     if config.predict_ahead:
         ahead = Ahead(shape, config.predict_ahead)
@@ -96,7 +103,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         "shape": shape.model_dump(
             exclude={"bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"}, exclude_none=True
         ),
-        "plan": plan.describe(),
+        "plan": {**plan.describe(), "planted_heads": planted},
     }
     print_resolved({**resolved, "memory": memory, "machine": machine.describe()}, runtime)
     heldout = make_evaluations(config, inputs["tokens"], plan, masking)
@@ -264,6 +271,7 @@ def check(config: PretrainConfig, runtime: Runtime) -> None:
     if config.precision == "float8":
         check_float8(device, runtime)
     smallest = derive_shape(config, 512, {})  # what text there is, and its vocabulary, is not known yet
+    plants_heads(config, smallest)
     check_memory(smallest, config, runtime, rows=1, micro_rows=1, row_tokens=1)
     if runtime.tensorboard is not None and find_spec("tensorboard") is None:
         raise UserError('runtime.tensorboard needs TensorBoard: pip install "lmcraft[tensorboard]"')
@@ -290,7 +298,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 STAGE = Stage(
     name="pretrain",
-    version=3,
+    version=4,
     config=PretrainConfig,
     inputs={
         "tokens": Input(("tokens",)),
