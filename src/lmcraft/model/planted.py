@@ -21,12 +21,11 @@ from lmcraft.model.rotary import frequencies
 OFFSETS = (1, 2)
 """How far back the first layer's heads look."""
 
-PAIRS = 6
+PAIRS = 3
 """Pairs of features, those that turn fastest, by which distances are told: with fewer, keys far off score as high."""
 
-REACH = 26.0
-MATCH = 10.0
-"""About the score, before the softmax, of the key at the right distance, and of one that matches."""
+SHARPNESS = 1.5
+"""Weights of the norms of the first layer's queries and keys: scores reach about SHARPNESS² sqrt(head_dim)."""
 
 COMMON = 10 / 3
 """The common feature of all embeddings, in standard deviations of the others."""
@@ -73,27 +72,22 @@ def plant_heads(network: Transformer, seed: int) -> None:
             key = _rows_of(head // group, first.k_proj.weight, size)
             key.mul_(CONTENT)[:, 0] = 0
             key[:PAIRS, 0] = strength
-    fast = [*range(PAIRS), *range(size // 2, size // 2 + PAIRS)]
-    _sharpen(first, fast, REACH)
-
-    slow = [*range(size // 4, size // 2), *range(size // 4 + size // 2, size)]  # positions hardly turn these
-    rank = min(len(slow), (config.hidden_size - 1) // 2)
-    slow = slow[:rank]
-    basis_DR = torch.linalg.qr(torch.randn(config.hidden_size - 1, 2 * rank, generator=generator))[0]
-    token_DR, before_DR = basis_DR.chunk(2, dim=1)  # where a token stands in the residual stream, and the one before
-    first.v_proj.weight[:rank] = _beside_common(token_DR).T
-    first.o_proj.weight[:, :rank] = _beside_common(before_DR)
-    query, key = _rows_of(0, second.q_proj.weight, size), _rows_of(0, second.k_proj.weight, size)
-    query.zero_()[slow] = _beside_common(token_DR).T
-    key.zero_()[slow] = _beside_common(before_DR).T
-    _sharpen(second, slow, MATCH)
-
-
-def _sharpen(attention: Attention, features: list[int], score: float) -> None:
-    """Weights of the norms with which queries and keys that have only these features, and the same, score so much."""
-    for norm in (attention.q_norm, attention.k_norm):
+    for norm in (first.q_norm, first.k_norm):
         assert isinstance(norm, RMSNorm)
-        norm.weight[features] = (score / attention.head_dim**0.5) ** 0.5
+        norm.weight.fill_(SHARPNESS)
+
+    rank = min(size, (config.hidden_size - 1) // 2)
+    basis_DR = torch.linalg.qr(torch.randn(config.hidden_size - 1, 2 * rank, generator=generator))[0]
+    basis_DR = torch.nn.functional.pad(basis_DR, (0, 0, 1, 0))  # it does not touch the common feature
+    token_DR, before_DR = basis_DR.chunk(2, dim=1)  # where a token stands in the residual stream, and the one before
+    first.v_proj.weight[:rank] = token_DR.T
+    first.o_proj.weight[:, :rank] = before_DR
+    slow = [*range(size // 4, size // 2), *range(size // 4 + size // 2, size)]  # positions hardly turn these
+    slow = slow[:rank]
+    mixed_SR = torch.linalg.qr(torch.randn(rank, len(slow), generator=generator))[0].T
+    query, key = _rows_of(0, second.q_proj.weight, size), _rows_of(0, second.k_proj.weight, size)
+    query.zero_()[slow] = mixed_SR @ token_DR.T
+    key.zero_()[slow] = mixed_SR @ before_DR.T
 
 
 def _attention_of(network: Transformer, number: int) -> Attention:
@@ -104,8 +98,3 @@ def _attention_of(network: Transformer, number: int) -> Attention:
 
 def _rows_of(head: int, weight: Tensor, size: int) -> Tensor:
     return weight[head * size : (head + 1) * size]
-
-
-def _beside_common(basis_DR: Tensor) -> Tensor:
-    """The basis in all features; it does not touch the first."""
-    return torch.nn.functional.pad(basis_DR, (0, 0, 1, 0))
