@@ -185,11 +185,12 @@ def test_a_network_starts_with_planted_heads_where_it_can_have_them(material: di
         "tie_embeddings": False,
     }
     found = {}
-    for name, planted in (("default", {}), ("without", {"planted_heads": False})):
-        run_pretrain(material, tmp_path / name, **deep, **planted)
+    variants = {"default": {}, "without": {"planted_heads": False}, "tied": {"tie_embeddings": True}}
+    for name, planted in variants.items():
+        run_pretrain(material, tmp_path / name, **{**deep, **planted})
         plan = json.loads((tmp_path / name / "out" / "training.json").read_text())["plan"]
         found[name] = plan["planted_heads"], load_model(tmp_path / name / "out").model.embed_tokens.weight[:, 0].mean()
-    assert found["default"][0] and not found["without"][0]
+    assert found["default"][0] and not found["without"][0] and not found["tied"][0]
     assert found["default"][1] > 0.3 > abs(found["without"][1])  # the feature in common
     with pytest.raises(UserError, match="planted_heads is true, but this network can not have them"):
         run_pretrain(material, tmp_path / "shallow", planted_heads=True)
