@@ -141,7 +141,9 @@ class Loader:
             self._epochs = {n: rows for n, rows in self._epochs.items() if n == number - 1}
             if self.packing == "concatenate":
                 lengths = self.sequences.lengths
-                self._epochs[number] = concatenate(lengths, self.row_tokens, random.permutation(len(lengths)))
+                rows = concatenate(lengths, self.row_tokens, random.permutation(len(lengths)))
+                # Neighbouring rows are of one document where it is long: a batch of them would be of a single book.
+                self._epochs[number] = [rows[i] for i in random.permutation(len(rows)).tolist()]
             else:
                 self._epochs[number] = pack(self.pieces, self.row_tokens, random.permutation(len(self.pieces)))
         return self._epochs[number]

@@ -298,7 +298,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 STAGE = Stage(
     name="pretrain",
-    version=4,
+    version=5,
     config=PretrainConfig,
     inputs={
         "tokens": Input(("tokens",)),
