@@ -143,7 +143,7 @@ def change(optimizer: torch.optim.Optimizer, what: str, value: Any) -> None:
         if what in ("beta1", "beta2"):
             group["betas"] = (value, group["betas"][1]) if what == "beta1" else (group["betas"][0], value)
         else:
-            group[what] = value
+            group["last_momentum" if what == "momentum" else what] = value
 
 
 def as_line(name: str, rows: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:

@@ -52,7 +52,8 @@ def can_plant(config: ModelConfig) -> bool:
 def plant_heads(network: Transformer, seed: int) -> None:
     """Overwrite weights of the first two layers of a network that was just initialised, and a feature of its
     embeddings."""
-    config, generator = network.config, torch.Generator().manual_seed(seed)
+    config = network.config
+    generator = torch.Generator().manual_seed(seed + 1_000_003)  # not what `initialise` drew from
     assert can_plant(config), config
     size, heads = config.head_dim, config.num_attention_heads
     group = heads // config.num_key_value_heads

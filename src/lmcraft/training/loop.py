@@ -33,7 +33,7 @@ from lmcraft.training.loss import compiled_loss
 from lmcraft.training.monitors import UNITS as MEASURED
 from lmcraft.training.monitors import Monitors
 from lmcraft.training.objectives import Batch, Objective, next_token
-from lmcraft.training.optimizers import make_optimizers, rate_factor, set_rates
+from lmcraft.training.optimizers import make_optimizers, rate_factor, set_schedule
 from lmcraft.training.parallel import ALONE, Alone, spread_over
 from lmcraft.training.stability import SpikeGuard
 
@@ -211,7 +211,7 @@ def train(
             last = step + 1 == steps or (clock is not None and not clock.has_time())
             at, of = (int(clock.share() * 10_000), 10_000) if clock else (step, steps)
             factor = rate_factor(at, of, config)
-            set_rates(optimizers, factor)
+            set_schedule(optimizers, factor, step)
             batch, batch_rows = spread.part(loader.batch(step)), micro_rows
             if first_context and at < first_context_share * of:
                 batch, batch_rows = batch.cut(first_context), micro_rows * (loader.row_tokens // first_context)

@@ -8,6 +8,11 @@ from torch import nn
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.muon import Muon
 
+MOMENTUM_STEPS = 300
+FIRST_MOMENTUM = 0.85
+"""Muon's momentum begins here: at its last value from the start, the first hundred steps overshoot, and what planted
+heads could do is gone (docs/log.md). nanochat does likewise."""
+
 
 def make_optimizers(
     model: nn.Module, config: TrainingConfig, precision: torch.dtype = torch.float32
@@ -45,6 +50,8 @@ def make_optimizers(
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
+            if "momentum" in group:
+                group["last_momentum"] = group["momentum"]
     return optimizers
 
 
@@ -60,7 +67,11 @@ def rate_factor(step: int, steps: int, config: TrainingConfig) -> float:
     return 1.0
 
 
-def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+def set_schedule(optimizers: list[torch.optim.Optimizer], factor: float, step: int) -> None:
+    """Rates of the step (from 0), and Muon's momentum, which rises over the first MOMENTUM_STEPS."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
+            if "momentum" in group:
+                risen = min(1.0, step / MOMENTUM_STEPS)
+                group["momentum"] = FIRST_MOMENTUM + (group["last_momentum"] - FIRST_MOMENTUM) * risen
