@@ -8,11 +8,12 @@ import torch
 from lmcraft.model import ModelConfig, Transformer
 from lmcraft.model.planted import OFFSETS, can_plant, plant_heads
 from lmcraft.model.rotary import rotary, rotate
+from lmcraft.training.config import PretrainConfig
+from lmcraft.training.optimizers import make_optimizers, set_schedule
 
 SHAPES = {
     "one_key_head": {"num_key_value_heads": 1},
     "three_key_heads": {"num_key_value_heads": 3},
-    "tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
     "grouped": {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32},
     "experts": {
         "model_type": "qwen3_moe",
@@ -88,6 +89,27 @@ def test_the_induction_head_finds_what_followed_the_last_time(shape: str) -> Non
     assert attention_of(unplanted, torch.cat([once, once])[None], 1)[0, 0][followed, followed - 59].mean() < 0.05
 
 
+def test_the_induction_head_is_still_there_when_the_rate_has_risen() -> None:
+    network, random = planted(), torch.Generator().manual_seed(5)
+    optimizers = make_optimizers(network, PretrainConfig(depth=3, tie_embeddings=False))
+    successors = torch.randint(0, 512, (512, 4), generator=random)
+    for step in range(60):
+        tokens = [torch.randint(0, 512, (8,), generator=random)]
+        for _ in range(31):
+            tokens.append(successors[tokens[-1], torch.randint(0, 4, (8,), generator=random)])
+        text_BT = torch.stack([*tokens, *tokens], 1)
+        logits = network(text_BT[:, :-1])
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), text_BT[:, 1:].flatten()).backward()
+        set_schedule(optimizers, min(1.0, (step + 1) / 20), step)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    once = torch.randperm(512, generator=random)[:60]
+    found = attention_of(network, torch.cat([once, once])[None], 1)[0, 0]
+    followed = torch.arange(60, 119)
+    assert found[followed, followed - 59].mean() > 0.2  # by chance .01
+
+
 def test_planting_depends_on_the_seed_alone_and_predictions_start_as_without() -> None:
     a, b, c = planted(3), planted(3), planted(4)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
@@ -106,5 +128,6 @@ def test_only_networks_with_the_parts_have_them() -> None:
         {"num_attention_heads": 1},
         {"head_dim": 4},
         {"hidden_size": 64},
+        {"tie_word_embeddings": True},
     ):
         assert not can_plant(config(**changes))

@@ -97,8 +97,8 @@ class PretrainConfig(TrainingConfig):
     planted_heads: bool | None = Field(
         None,
         description="start with heads that look one and two tokens back and one that finds what followed a token the "
-        "last time (qwen3 and qwen3_moe, of two layers and heads or more); default: for qwen3 with tie_embeddings: "
-        "false, where it was measured",
+        "last time (qwen3 and qwen3_moe with tie_embeddings: false, of two layers and heads or more); default: for "
+        "qwen3, where it was measured",
     )
     router_aux_loss: float = Field(
         0.01, ge=0, description="qwen3_moe: weight of the load-balancing loss; nothing is ever dropped"
@@ -266,10 +266,9 @@ def plants_heads(config: PretrainConfig, shape: ModelConfig) -> bool:
     if config.planted_heads and not can_plant(shape):
         raise UserError(
             "planted_heads is true, but this network can not have them: it takes architecture qwen3 or qwen3_moe with "
-            "two layers and two heads or more; leave planted_heads out"
+            "tie_embeddings: false, two layers and two heads or more; leave planted_heads out"
         )
-    measured = shape.model_type == "qwen3" and not shape.tie_word_embeddings
-    return measured and can_plant(shape) if config.planted_heads is None else config.planted_heads
+    return shape.model_type == "qwen3" and can_plant(shape) if config.planted_heads is None else config.planted_heads
 
 
 CLOCKED_BATCH_TOKENS = 2048

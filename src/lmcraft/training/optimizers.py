@@ -10,8 +10,8 @@ from lmcraft.training.muon import Muon
 
 MOMENTUM_STEPS = 300
 FIRST_MOMENTUM = 0.85
-"""Muon's momentum begins here: at its last value from the start, the first hundred steps overshoot, and what planted
-heads could do is gone (docs/log.md). nanochat does likewise."""
+"""Muon's momentum begins here and rises (nanochat does likewise). Of two runs of 3,000 steps with planted heads the one
+that rose was .03 ahead, of three of 1,500 steps none (docs/log.md)."""
 
 
 def make_optimizers(
