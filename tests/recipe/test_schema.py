@@ -46,6 +46,9 @@ def test_steps_come_in_an_order_in_which_they_can_run(house: Any, recipe_text: s
         ("name: small", "name: a/b", "recipe.yaml:1: name: a recipe's name is letters"),
         ("    path: b.txt", "    path: b.txt\n    path: c.txt", "recipe.yaml:9: 'path' stands twice"),
         ("    stage: read", "    stage: read: x", "recipe.yaml:7: not valid YAML"),
+        ("path: b.txt", "path: b\0.txt", "recipe.yaml:8: the character U+0000 has no place in YAML"),
+        ("path: b.txt", "path: " + "[" * 20_000, "recipe.yaml: nested too deeply for a recipe"),
+        ("path: b.txt", "path: " + "7" * 5_000, "recipe.yaml:8: not valid YAML: a number of 5,000 digits is too long"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(house: Any, recipe_text: str, old: str, new: str, message: str) -> None:
@@ -71,6 +74,8 @@ def test_overrides_change_settings_and_are_named_in_errors(house: Any, recipe_te
         ("aa.keep=3", "--set aa.keep=3: no step 'aa'; did you mean 'a'?"),
         ("keep", "write it as step.key=value"),
         ("a.keep=[", "not a YAML value"),
+        ("a.keep=" + "[" * 20_000, "nested too deeply"),
+        ("a.keep=" + "7" * 5_000, "a number of 5,000 digits is too long"),
         ("a.keep.x=3", "--set a.keep.x=3"),
     ):
         with pytest.raises(UserError) as error:

@@ -36,7 +36,17 @@ def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
     return float(loader.construct_scalar(node))
 
 
+def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    try:
+        return loader.construct_yaml_int(node)
+    except ValueError:  # Python reads no more than 4,300 digits
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a number of {len(node.value):,} digits is too long", node.start_mark
+        ) from None
+
+
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 
 def parse_value(text: str) -> Any:
@@ -44,7 +54,9 @@ def parse_value(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise UserError(f"{text!r} is not a YAML value: {_sentence(error)}") from None
+        raise UserError(f"{_shown(text)} is not a YAML value: {_sentence(error)}") from None
+    except RecursionError:
+        raise UserError(f"{_shown(text)} is nested too deeply for a recipe") from None
 
 
 def parse_file(path: Path) -> tuple[Any, dict[Place, int]]:
@@ -55,20 +67,25 @@ def parse_file(path: Path) -> tuple[Any, dict[Place, int]]:
         raise UserError(f"no recipe at {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as UTF-8 text ({error})") from None
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise UserError(f"{path} is empty; a recipe needs `name:` and `steps:`")
         places: dict[Place, int] = {}
         _collect_places(path, node, (), places, set())
         return loader.construct_document(node), places
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(
+            f"{path}:{line}: the character U+{ord(text[error.position]):04X} has no place in YAML"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {_sentence(error)}") from None
-    finally:
-        loader.dispose()
+        at = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{at}: not valid YAML: {_sentence(error)}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply for a recipe") from None
 
 
 def _collect_places(path: Path, node: yaml.Node, place: Place, places: dict[Place, int], above: set[int]) -> None:
@@ -92,6 +109,10 @@ def _collect_places(path: Path, node: yaml.Node, place: Place, places: dict[Plac
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
             _collect_places(path, value, (*place, i), places, above)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def _sentence(error: yaml.YAMLError) -> str:
