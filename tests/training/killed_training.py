@@ -25,6 +25,7 @@ from lmcraft.training import loop
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import Machine, train
+from lmcraft.training.ngram_labels import NgramLabels
 from lmcraft.training.objectives import next_token
 
 STEPS = 150
@@ -49,6 +50,9 @@ class Texts:
     def tokens_of(self, number: int) -> Any:
         return (np.arange(self.lengths[number]) + number * 7) % 61
 
+    def ngram_labels(self) -> NgramLabels:
+        return NgramLabels(np.concatenate([self.tokens_of(n) for n in range(80)]).astype(np.uint16), 61, 0.6, seed=0)
+
     def trained_on(self, number: int) -> None:
         return None
 
@@ -72,7 +76,7 @@ def run(folder: Path) -> None:
     model.initialise(0)
     train(
         model,
-        Loader(Texts(), 32, 4, seed=0),
+        Loader(Texts(), 32, 4, seed=0, ngram_labels=Texts().ngram_labels()),
         next_token(),
         TrainingConfig(evaluations=0),
         steps=STEPS,

@@ -30,6 +30,7 @@ from lmcraft.training import loop, spread
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import Machine, train
+from lmcraft.training.ngram_labels import NgramLabels
 from lmcraft.training.objectives import next_token
 from lmcraft.training.parallel import ALONE, full_matrix, local_part, spread_over
 from lmcraft.training.ranks import Ranks
@@ -72,6 +73,9 @@ class Texts:
     def tokens_of(self, number: int) -> Any:
         return (np.arange(self.lengths[number]) + number * 7) % 61
 
+    def ngram_labels(self) -> NgramLabels:
+        return NgramLabels(np.concatenate([self.tokens_of(n) for n in range(80)]).astype(np.uint16), 61, 0.6, seed=0)
+
     def trained_on(self, number: int) -> None:
         return None
 
@@ -109,7 +113,7 @@ def trained(
     with contextlib.suppress(Followed):
         history = train(
             model,
-            Loader(Texts(), ROW, ROWS, seed=0),
+            Loader(Texts(), ROW, ROWS, seed=0, ngram_labels=Texts().ngram_labels()),
             next_token(),
             config,
             steps=STEPS,
@@ -149,7 +153,9 @@ def keep(model: Transformer, folder: Path) -> None:
 
 def gradients(folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     """In float64, of one batch, whole: the gradient of each mesh and micro-batch."""
-    batch = Loader(Texts(), ROW, 6, seed=0).batch(0)  # rows that four do not divide
+    batch = Loader(Texts(), ROW, 6, seed=0, ngram_labels=Texts().ngram_labels()).batch(
+        0
+    )  # rows that four do not divide
     machine = Machine(CPU, torch.float64, False, 1e-6)
     ways: dict[str, dict[str, int] | None] = {"alone": None} if ranks is None else dict(MESHES[ranks.size])
     found: dict[str, Any] = {}

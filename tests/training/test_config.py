@@ -9,8 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from lmcraft.recipe.stage import UserError
-from lmcraft.training.config import PretrainConfig, derive_shape
+from lmcraft.training.config import NGRAM_SHARE, PretrainConfig, derive_shape, ngram_share
 from lmcraft.training.hardware import matmul_seconds_per_token
+from lmcraft.training.ngram_labels import MOST_TOKENS
 
 
 def test_a_token_meets_as_many_weights_in_experts_as_in_the_dense_network() -> None:
@@ -33,11 +34,23 @@ def test_three_layers_in_four_have_windows_and_never_the_last() -> None:
         ({"experts": 4}, "experts belongs to architecture qwen3_moe"),
         ({"sliding_window": 4}, "sliding_window belongs to architecture olmo3"),
         ({"architecture": "qwen3_moe", "experts": 2, "experts_per_token": 3}, "must not exceed experts"),
+        ({"objective": "masked", "ngram_smoothing": 0.5}, "ngram_smoothing is for next tokens"),
     ],
 )
 def test_settings_of_another_family_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         PretrainConfig(**changes)
+
+
+def test_labels_are_smoothed_where_a_new_network_predicts_next_tokens_of_a_text_that_memory_holds() -> None:
+    plain = PretrainConfig()
+    assert ngram_share(plain, 1000, new=True) == NGRAM_SHARE
+    assert ngram_share(plain, 1000, new=False) == 0
+    assert ngram_share(plain, MOST_TOKENS + 1, new=True) == 0
+    assert ngram_share(PretrainConfig(objective="masked"), 1000, new=True) == 0
+    assert ngram_share(PretrainConfig(ngram_smoothing=0.3), 1000, new=False) == 0.3
+    with pytest.raises(UserError, match="up to 67.1M tokens, and this one has 68M: leave ngram_smoothing out"):
+        ngram_share(PretrainConfig(ngram_smoothing=0.3), 68_000_000, new=True)
 
 
 def test_olmo3_has_no_head_size_of_its_own() -> None:

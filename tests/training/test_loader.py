@@ -76,6 +76,13 @@ def test_batches_are_a_pure_function_of_seed_and_step() -> None:
     assert 2 * rows_per_epoch < 119 * 4, "the test must run over several epochs"
 
 
+def test_places_are_those_of_the_tokens_that_are_predicted() -> None:
+    loader = Loader(Rows([9, 40, 2, 17, 30]), 16, 3, seed=0)  # each token is its own place
+    rows = loader.epoch(0)
+    labels, places = loader.collate(rows).labels.numpy(), loader.places(rows)
+    assert np.array_equal(np.where(labels == IGNORE, -1, labels), places)
+
+
 def test_masks_keep_only_the_answers() -> None:
     loader = Loader(Rows([10, 7], masked=True), 32, 1, seed=0, split=False)
     batch = loader.batch(0)

@@ -24,6 +24,7 @@ from lmcraft.training.config import PretrainConfig, TrainingConfig, default_batc
 from lmcraft.training.hardware import matmul_flops_per_token, matmul_seconds_per_token, resolve_precision
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import Machine, train
+from lmcraft.training.ngram_labels import NgramLabels
 from lmcraft.training.objectives import Batch, next_token
 from lmcraft.training.optimizers import rate_factor
 
@@ -47,6 +48,9 @@ class Texts:
 
     def tokens_of(self, number: int) -> Any:
         return (np.arange(self.lengths[number]) + number * 7) % 61
+
+    def ngram_labels(self) -> NgramLabels:
+        return NgramLabels(np.concatenate([self.tokens_of(n) for n in range(80)]).astype(np.uint16), 61, 0.6, seed=0)
 
     def trained_on(self, number: int) -> None:
         return None
@@ -180,8 +184,10 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, monkeypatch: pytest
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
-def test_any_split_into_micro_batches_gives_the_same_gradient() -> None:
-    batch = Loader(Texts(), 32, 6, seed=0).batch(0)
+@pytest.mark.parametrize("others", [False, True])
+def test_any_split_into_micro_batches_gives_the_same_gradient(others: bool) -> None:
+    batch = Loader(Texts(), 32, 6, seed=0, ngram_labels=Texts().ngram_labels() if others else None).batch(0)
+    assert (batch.other_labels is not None) == others
     gradients = []
     for micro_rows in (1, 2, 4, 6):
         model = Transformer(SHAPE).double()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,15 +12,20 @@ from lmcraft.training import loss as loss_module
 from lmcraft.training.loss import IGNORE, compiled_loss, linear_cross_entropy
 
 
+@pytest.mark.parametrize("share", [0.0, 0.7])
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
 @pytest.mark.parametrize("chunk", [64, 1 << 20])
-def test_it_equals_the_plain_loss_and_its_gradients(monkeypatch: pytest.MonkeyPatch, z_loss: float, chunk: int) -> None:
+def test_it_equals_the_plain_loss_and_its_gradients(
+    monkeypatch: pytest.MonkeyPatch, z_loss: float, chunk: int, share: float
+) -> None:
     monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", chunk)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(37, 16, generator=generator, dtype=torch.float64)
     weight = torch.randn(29, 16, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 29, (37,), generator=generator)
     labels[::5] = IGNORE
+    others = torch.randint(0, 4, (37, 6), generator=generator)  # many of them the same
+    wanted = (1 - share) * F.one_hot(labels.clamp(min=0), 29) + share * F.one_hot(others, 29).double().mean(1)
     results = []
     for plain in (True, False):
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
@@ -26,9 +33,10 @@ def test_it_equals_the_plain_loss_and_its_gradients(monkeypatch: pytest.MonkeyPa
             logits = h @ w.t()
             used = labels != IGNORE
             z = z_loss * logits.logsumexp(1).square()[used].sum()
-            total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") + z
+            total = F.cross_entropy(logits[used], wanted[used], reduction="sum") + z
         else:
-            total = linear_cross_entropy(h, w, labels, dtype=torch.float64, z_loss=z_loss)
+            given: dict[str, Any] = {"other_labels_NM": others, "other_share": share} if share else {}
+            total = linear_cross_entropy(h, w, labels, dtype=torch.float64, z_loss=z_loss, **given)
         (total * 0.5).backward()
         results.append((total.double(), h.grad, w.grad))
     for a, b in zip(*results, strict=True):
@@ -48,15 +56,18 @@ def test_nothing_labelled_gives_zero_and_no_nan() -> None:
 def test_the_compiled_kernel_gives_the_same_for_any_number_of_positions() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(50, 16, generator=generator)
-    for positions in (40, 7):
+    for positions, share in ((40, 0.0), (7, 0.5), (9, 0.4)):
         hidden = torch.randn(positions, 16, generator=generator)
         labels = torch.randint(0, 50, (positions,), generator=generator)
         labels[::3] = IGNORE
+        others = torch.randint(0, 50, (positions, 4), generator=generator)
         results = []
         for compiled in (False, True):
             h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
             with compiled_loss(compiled):
-                total = linear_cross_entropy(h, w, labels, dtype=torch.float32, z_loss=0.01)
+                total = linear_cross_entropy(
+                    h, w, labels, dtype=torch.float32, z_loss=0.01, other_labels_NM=others, other_share=share
+                )
             total.backward()
             results.append((total.detach(), h.grad, w.grad))
         for a, b in zip(*results, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,10 @@ def test_packed_documents_have_the_loss_and_gradients_of_each_alone(name: str) -
 @pytest.mark.parametrize("name", MASKINGS)
 def test_cut_rows_lose_no_label_and_see_nothing_across_a_cut(name: str) -> None:
     batch = Loader(Texts(), 48, 6, seed=0, masking=MASKINGS[name]).batch(0)
+    batch = replace(batch, other_labels=torch.stack((batch.tokens, -batch.tokens), dim=-1))
     cut = batch.cut(24)
     assert cut.tokens.shape == (12, 24)
+    assert torch.equal(cut.rows(2, 5).other_labels, torch.stack((cut.tokens, -cut.tokens), dim=-1)[2:5])
     assert torch.equal(cut.tokens.flatten(), batch.tokens.flatten())
     assert torch.equal(cut.labels.flatten(), batch.labels.flatten())
     assert (batch.documents[:, 23] == batch.documents[:, 24]).any(), "some document is cut, or nothing is tested"

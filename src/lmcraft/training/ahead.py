@@ -70,7 +70,12 @@ def next_tokens(ahead: Ahead, weight: float, z_loss: float = 0.0) -> Objective:
         config, T = model.config, batch.tokens.shape[1]
         hidden_BTD = model.hidden(batch.tokens, batch.positions, batch.documents)
         loss = linear_cross_entropy(
-            hidden_BTD.flatten(0, 1), model.lm_head.weight, batch.labels.flatten(), dtype=dtype, z_loss=z_loss
+            hidden_BTD.flatten(0, 1),
+            model.lm_head.weight,
+            batch.labels.flatten(),
+            dtype=dtype,
+            z_loss=z_loss,
+            **batch.others_flat(),
         )
         turns = rotary(batch.positions, config.head_dim, config.rope_theta, config.scaling("full_attention"))
         cos, sin = (each.to(hidden_BTD.dtype) for each in turns)

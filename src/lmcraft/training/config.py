@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from lmcraft.model import ModelConfig
 from lmcraft.model.planted import can_plant
 from lmcraft.model.rotary import RopeScaling
-from lmcraft.recipe.stage import StageConfig, UserError
+from lmcraft.recipe.stage import StageConfig, UserError, count
+from lmcraft.training.ngram_labels import MOST_TOKENS
 
 
 class TrainingConfig(StageConfig):
@@ -100,6 +101,14 @@ class PretrainConfig(TrainingConfig):
         "last time (qwen3 and qwen3_moe with tie_embeddings: false, of two layers and heads or more); default: for "
         "qwen3, where it was measured",
     )
+    ngram_smoothing: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="next_token: share of each label, at first, that goes to what followed the same last tokens "
+        "elsewhere in the training text; it falls to zero with the run. Default: 0.9 for a new network and a text of "
+        "up to 67 million tokens",
+    )
     router_aux_loss: float = Field(
         0.01, ge=0, description="qwen3_moe: weight of the load-balancing loss; nothing is ever dropped"
     )
@@ -182,6 +191,11 @@ class PretrainConfig(TrainingConfig):
             raise ValueError(
                 f"predict_ahead looks past the next token; objective {self.objective} hides tokens on both sides: "
                 "leave predict_ahead out, or take objective: next_token"
+            )
+        if self.objective != "next_token" and self.ngram_smoothing:
+            raise ValueError(
+                f"ngram_smoothing is for next tokens, and objective {self.objective} predicts what stands under a "
+                "mask: leave ngram_smoothing out, or take objective: next_token"
             )
         return self
 
@@ -270,6 +284,22 @@ def plants_heads(config: PretrainConfig, shape: ModelConfig) -> bool:
         )
     return shape.model_type == "qwen3" and can_plant(shape) if config.planted_heads is None else config.planted_heads
 
+
+def ngram_share(config: PretrainConfig, corpus_tokens: int, *, new: bool) -> float:
+    """The share of labels that n-grams get at first. Raises UserError when they are asked for and the text is too long
+    to be sorted in memory."""
+    share = config.ngram_smoothing
+    if share is None:
+        return NGRAM_SHARE if new and config.objective == "next_token" and corpus_tokens <= MOST_TOKENS else 0.0
+    if share and corpus_tokens > MOST_TOKENS:
+        raise UserError(
+            f"ngram_smoothing sorts the training text in memory, up to {count(MOST_TOKENS)} tokens, and this one has "
+            f"{count(corpus_tokens)}: leave ngram_smoothing out"
+        )
+    return share
+
+
+NGRAM_SHARE = 0.9
 
 CLOCKED_BATCH_TOKENS = 2048
 """Tokens of a step where the clock sets the length, and with it nobody knows the number of steps."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from lmcraft.recipe.stage import UserError
 from lmcraft.training.loss import IGNORE
+from lmcraft.training.ngram_labels import NgramLabels
 from lmcraft.training.objectives import Batch
 
 Piece = tuple[int, int, int]
@@ -112,12 +114,15 @@ class Loader:
         split: bool = True,
         packing: str = "best_fit",
         masking: Callable[[Batch, int], Batch] | None = None,
+        ngram_labels: NgramLabels | None = None,
     ):
         longest = int(sequences.lengths.max()) if len(sequences.lengths) else 0
         if not split and longest > row_tokens:
             raise UserError(f"a sequence of {longest} tokens does not fit rows of {row_tokens}; raise `context`")
         self.sequences, self.row_tokens, self.rows, self.seed = sequences, row_tokens, rows, seed
         self.packing, self.masking = packing, masking
+        self.ngram_labels = ngram_labels
+        self._place_of = np.concatenate(([0], np.cumsum(sequences.lengths)))
         self.pieces = split_sequences(sequences.lengths, row_tokens)
         if not self.pieces:
             raise UserError("there is nothing to train on: no sequence has two tokens; add text")
@@ -150,7 +155,11 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """The global batch of a step (from 0)."""
-        batch = self.collate([self._row(step * self.rows + i) for i in range(self.rows)])
+        rows = [self._row(step * self.rows + i) for i in range(self.rows)]
+        batch = self.collate(rows)
+        if self.ngram_labels is not None:
+            others = torch.from_numpy(self.ngram_labels.draw(self.places(rows), step))
+            batch = replace(batch, other_labels=others, other_share=self.ngram_labels.share)
         return batch if self.masking is None else self.masking(batch, step)
 
     def _row(self, number: int) -> list[Piece]:
@@ -163,6 +172,18 @@ class Loader:
         """Share of the positions of the first epoch's rows that hold a token; the rest is padding."""
         rows = self.epoch(0)
         return sum(stop - start for row in rows for _, start, stop in row) / (len(rows) * self.row_tokens)
+
+    def places(self, rows: Sequence[Sequence[Piece]]) -> NDArray[np.int64]:
+        """[R, T]: where in the sequences, one after the other, the token stands that each position predicts; -1 where
+        it predicts none."""
+        places = np.full((len(rows), self.row_tokens), -1, np.int64)
+        for r, row in enumerate(rows):
+            at = 0
+            for sequence, start, stop in row:
+                end = at + stop - start
+                places[r, at : end - 1] = np.arange(start + 1, stop) + self._place_of[sequence]
+                at = end
+        return places
 
     def collate(self, rows: Sequence[Sequence[Piece]]) -> Batch:
         """Rows of pieces -> tensors. Padding is token 0, its own document, and predicts nothing."""
@@ -186,4 +207,9 @@ class Loader:
                 documents[r, at:end] = number
                 at = end
             positions[r, at:] = np.arange(self.row_tokens - at)
-        return Batch(*(torch.from_numpy(each) for each in (tokens, labels, positions, documents)))
+        return Batch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(labels),
+            torch.from_numpy(positions),
+            torch.from_numpy(documents),
+        )

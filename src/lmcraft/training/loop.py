@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +213,7 @@ def train(
             factor = rate_factor(at, of, config)
             set_schedule(optimizers, factor, step)
             batch, batch_rows = spread.part(loader.batch(step)), micro_rows
+            batch = replace(batch, other_share=batch.other_share * (1 - at / of))
             if first_context and at < first_context_share * of:
                 batch, batch_rows = batch.cut(first_context), micro_rows * (loader.row_tokens // first_context)
             loss, weight = _accumulate(network, batch, objective, batch_rows, machine, spread)

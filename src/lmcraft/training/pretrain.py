@@ -29,6 +29,7 @@ from lmcraft.training.config import (
     choose_micro_rows,
     default_batch_tokens,
     derive_shape,
+    ngram_share,
     plants_heads,
 )
 from lmcraft.training.continued import continue_from, refuse_what_needs_a_model
@@ -40,6 +41,7 @@ from lmcraft.training.loop import History, resolve_machine, train
 from lmcraft.training.masking import Masking
 from lmcraft.training.memory import check_memory
 from lmcraft.training.monitors import Monitors
+from lmcraft.training.ngram_labels import NgramLabels
 from lmcraft.training.objectives import Batch, next_token
 
 
@@ -77,7 +79,8 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         raise UserError("planted_heads is how a new network starts, and this step has an input model: leave it out")
     shape = model.config if model else derive_shape(config, tokenizer.vocab_size, special)
     planted = model is None and plants_heads(config, shape)
-    plan, loader = make_training_plan(config, shape, documents, runtime, masking)
+    share = ngram_share(config, documents.shards.tokens, new=model is None)
+    plan, loader = make_training_plan(config, shape, documents, runtime, masking, share)
     memory = check_memory(
         shape,
         config,
@@ -103,7 +106,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         "shape": shape.model_dump(
             exclude={"bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"}, exclude_none=True
         ),
-        "plan": {**plan.describe(), "planted_heads": planted},
+        "plan": {**plan.describe(), "planted_heads": planted, "ngram_smoothing": share},
     }
     print_resolved({**resolved, "memory": memory, "machine": machine.describe()}, runtime)
     heldout = make_evaluations(config, inputs["tokens"], plan, masking)
@@ -202,7 +205,12 @@ def nats_of(model: Transformer, device: torch.device) -> Callable[[Batch], tuple
 
 
 def make_training_plan(
-    config: PretrainConfig, shape: ModelConfig, documents: Documents, runtime: Runtime, masking: Masking | None = None
+    config: PretrainConfig,
+    shape: ModelConfig,
+    documents: Documents,
+    runtime: Runtime,
+    masking: Masking | None = None,
+    share: float = 0.0,
 ) -> tuple[TrainingPlan, Loader]:
     """Derive the size of the run. Raises UserError when the corpus is too small for it."""
     corpus = documents.shards.tokens
@@ -234,7 +242,11 @@ def make_training_plan(
             "train_tokens, or raise max_epochs"
         )
     micro_rows = choose_micro_rows(config, rows, row, resolve_device(runtime.device))
-    loader = Loader(documents, row, rows, config.seed, packing=config.packing, masking=masking)
+    labels = None
+    if share:
+        tokens = np.concatenate([documents.tokens_of(n) for n in range(len(documents.lengths))])
+        labels = NgramLabels(tokens, documents.shards.vocab_size, share, config.seed)
+    loader = Loader(documents, row, rows, config.seed, packing=config.packing, masking=masking, ngram_labels=labels)
     plan = TrainingPlan(
         parameters=shape.parameters(),
         active_parameters=shape.parameters(active=True),
@@ -298,7 +310,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 STAGE = Stage(
     name="pretrain",
-    version=5,
+    version=6,
     config=PretrainConfig,
     inputs={
         "tokens": Input(("tokens",)),

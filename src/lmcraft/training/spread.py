@@ -135,6 +135,7 @@ class Spread(Alone):
             positions=batch.positions[:, read],
             documents=batch.documents[:, read],
             labels=batch.labels[:, first : first + own],
+            other_labels=None if batch.other_labels is None else batch.other_labels[:, first : first + own],
         )
 
     def sums(self, loss: Tensor, weight: int) -> tuple[float, int]:
@@ -304,11 +305,13 @@ def _padded(batch: Batch, rows: int) -> Batch:
     def more(part: Tensor, fill: int) -> Tensor:
         return torch.cat((part, torch.full(shape, fill, dtype=part.dtype)))
 
-    bidirectional = batch.bidirectional
+    bidirectional, others = batch.bidirectional, batch.other_labels
     return Batch(
         more(batch.tokens, 0),
         more(batch.labels, IGNORE),
         torch.cat((batch.positions, torch.arange(shape[1]).expand(shape))),
         more(batch.documents, -1),
         None if bidirectional is None else torch.cat((bidirectional, bidirectional.new_zeros(rows))),
+        None if others is None else torch.cat((others, others.new_zeros(rows, *others.shape[1:]))),
+        batch.other_share,
     )
