@@ -49,7 +49,7 @@ def test_labels_are_smoothed_where_a_new_network_predicts_next_tokens_of_a_text_
     assert ngram_share(plain, MOST_TOKENS + 1, new=True) == 0
     assert ngram_share(PretrainConfig(objective="masked"), 1000, new=True) == 0
     assert ngram_share(PretrainConfig(ngram_smoothing=0.3), 1000, new=False) == 0.3
-    with pytest.raises(UserError, match="up to 67.1M tokens, and this one has 68M: leave ngram_smoothing out"):
+    with pytest.raises(UserError, match=r"up to 67\.1M tokens, and this one has 68M: leave ngram_smoothing out"):
         ngram_share(PretrainConfig(ngram_smoothing=0.3), 68_000_000, new=True)
 
 
