@@ -35,8 +35,8 @@ class TrainingConfig(StageConfig):
     spike_limit: float | None = Field(
         6.0,
         gt=0,
-        description="a step is left out whose loss or gradient norm lies so many standard deviations above the mean of "
-        "the last 128; null: only when it is not finite",
+        description="a step is left out whose loss or gradient norm (by logarithms) lies so many standard deviations "
+        "above the mean of the last 128; null: only when it is not finite",
     )
     z_loss: float = Field(0.0, ge=0, description="weight of logsumexp² (keeps logits small)")
     batch_tokens: int | None = Field(None, gt=0, description="tokens of a step; default: derived")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,8 @@ of all."""
 @dataclass
 class SpikeGuard:
     """Leaves out a step whose loss or gradient norm lies `limit` standard deviations above the mean of the last
-    `WINDOW` (as OLMo-core's skip-step optimizer does), or is not finite. Its memory is part of every checkpoint, so
+    `WINDOW` (as OLMo-core's skip-step optimizer does), or is not finite. Norms, which vary by factors, are
+    compared by their logarithms. Its memory is part of every checkpoint, so
     that a resumed run decides as the first one did.
     """
 
@@ -39,11 +41,19 @@ class SpikeGuard:
             if not math.isfinite(value):
                 reason = f"the {name} is {value}"
                 break
-            if self.limit is not None and len(seen) >= FEWEST:
+            if self.limit is None or len(seen) < FEWEST:
+                continue
+            if name == "loss":
                 middle, spread = statistics.fmean(seen), statistics.stdev(seen)
-                if value > middle + self.limit * spread:
-                    reason = f"the {name} is {value:.3g}, where the last {len(seen)} were {middle:.3g} ± {spread:.2g}"
-                    break
+                highest, usual = middle + self.limit * spread, f"{middle:.3g} ± {spread:.2g}"
+            else:
+                logarithms = [math.log(max(each, sys.float_info.min)) for each in seen]
+                middle, spread = statistics.fmean(logarithms), statistics.stdev(logarithms)
+                highest = math.exp(min(middle + self.limit * spread, 700.0))
+                usual = f"{math.exp(middle):.3g}, by a factor of {math.exp(spread):.3g} more or less"
+            if value > highest:
+                reason = f"the {name} is {value:.3g}, where the last {len(seen)} were {usual}"
+                break
         if reason is None:
             self.left_out = 0
             self.losses, self.norms = [*self.losses, loss][-WINDOW:], [*self.norms, norm][-WINDOW:]
