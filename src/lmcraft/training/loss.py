@@ -80,10 +80,12 @@ def losses_and_gradient_(
 
 
 def _add_others_(logits_NV: Tensor, others_NM: Tensor, labels_N: Tensor, share: float) -> None:
-    """Their part of the gradient. One after the other: where two are the same token, rounding has one order."""
-    part_N1 = (labels_N != IGNORE)[:, None].to(logits_NV.dtype) * (-share / others_NM.shape[1])
-    for others_N1 in others_NM.split(1, dim=1):
-        logits_NV.scatter_add_(1, others_N1, part_N1)
+    """Their part of the gradient."""
+    N, M = others_NM.shape
+    places_NM = others_NM + torch.arange(0, logits_NV.numel(), logits_NV.shape[1], device=others_NM.device)[:, None]
+    part_N1 = (labels_N != IGNORE)[:, None].to(logits_NV.dtype) * (-share / M)
+    # Of one dimension, which is many times as fast on a CPU as scatter_add_ of two, and has one order everywhere.
+    logits_NV.view(-1).index_add_(0, places_NM.view(-1), part_N1.expand(N, M).reshape(-1))
 
 
 @functools.cache

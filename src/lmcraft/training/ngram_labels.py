@@ -52,6 +52,8 @@ class NgramLabels:
         random = np.random.default_rng([self.seed, step])
         wanted_P = np.flatnonzero(places.reshape(-1) >= 0)
         rank_P = self.rank_N[places.reshape(-1)[wanted_P]]
+        ascending_P = np.argsort(rank_P, kind="stable")  # in order they are found twice as fast
+        wanted_P, rank_P = wanted_P[ascending_P], rank_P[ascending_P]
         first, others, passed = [], [], []  # by context, longest first
         disbelief_P = np.ones(len(rank_P))
         for bounds in self.bounds:
