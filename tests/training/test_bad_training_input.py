@@ -15,7 +15,7 @@ from test_pretrain import material, run_pretrain
 
 from lmcraft.model import Transformer
 from lmcraft.recipe.stage import Progress, Runtime, UserError
-from lmcraft.training import loop
+from lmcraft.training import loop, pretrain
 from lmcraft.training.config import PretrainConfig, TrainingConfig, derive_shape
 from lmcraft.training.loop import resolve_machine
 from lmcraft.training.stability import SpikeGuard
@@ -41,6 +41,14 @@ def test_an_id_beyond_the_vocabulary_is_refused_before_training(material: dict[s
     np.save(tokens / "train-00000.npy", ids)
     with pytest.raises(UserError, match=r"train-00000\.npy holds token 512, outside the vocabulary of 512; rebuild it"):
         run_pretrain({**material, "tokens": tokens}, tmp_path / "run")
+
+
+def test_a_text_that_memory_does_not_hold_sorted_is_refused(
+    material: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "available_bytes", lambda device: 100_000)
+    with pytest.raises(UserError, match=r"needs about .* kB of memory and has 100 kB: set ngram_smoothing to 0"):
+        run_pretrain(material, tmp_path)
 
 
 def test_a_loss_that_is_nan_at_the_first_step_stops_the_run_at_once(
@@ -101,8 +109,6 @@ def test_bfloat16_where_it_is_only_emulated_is_allowed_but_said(monkeypatch: pyt
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_cuda_where_none_is_is_refused_by_what_there_is() -> None:
-    from lmcraft.training import pretrain
-
     assert pretrain.STAGE.check is not None
     with pytest.raises(UserError, match=r"device 'cuda' is not available on this machine; choose one of: auto, .*cpu"):
         pretrain.STAGE.check(PretrainConfig(), Runtime(device="cuda"))

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmcraft.recipe.stage import UserError
-from lmcraft.training.loader import Loader
+from lmcraft.training.loader import Loader, Prefetched
 from lmcraft.training.loss import IGNORE
+from lmcraft.training.objectives import Batch
 
 
 class Rows:
@@ -81,6 +82,21 @@ def test_places_are_those_of_the_tokens_that_are_predicted() -> None:
     rows = loader.epoch(0)
     labels, places = loader.collate(rows).labels.numpy(), loader.places(rows)
     assert np.array_equal(np.where(labels == IGNORE, -1, labels), places)
+
+
+def test_prefetched_batches_are_those_of_the_loader() -> None:
+    rows = Rows([int(n) for n in np.random.default_rng(0).integers(2, 50, 200)])
+    loader = Loader(rows, 32, 4, seed=1)
+    with Prefetched(loader, 20) as batches:
+        for step in (3, 4, 5, 11, 12, 0, 19):
+            assert torch.equal(batches.batch(step).tokens, Loader(rows, 32, 4, seed=1).batch(step).tokens)
+
+    class Failing(Loader):
+        def batch(self, step: int) -> Batch:
+            raise UserError("no more text")
+
+    with Prefetched(Failing(rows, 32, 4, seed=1), 20) as batches, pytest.raises(UserError, match="no more text"):
+        batches.batch(0)
 
 
 def test_masks_keep_only_the_answers() -> None:

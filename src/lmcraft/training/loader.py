@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -213,3 +214,29 @@ class Loader:
             torch.from_numpy(positions),
             torch.from_numpy(documents),
         )
+
+
+class Prefetched:
+    """Batches of the steps before `stop`, each made by a thread while the one before it is used."""
+
+    def __init__(self, loader: Loader, stop: int):
+        self.loader, self.stop = loader, stop
+        self._thread = ThreadPoolExecutor(1, "loader")
+        self._coming: tuple[int, Future[Batch]] | None = None
+
+    def __enter__(self) -> Prefetched:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def batch(self, step: int) -> Batch:
+        """As that of the loader."""
+        if self._coming is None or self._coming[0] != step:
+            self._coming = self._start(step)
+        batch = self._coming[1].result()
+        self._coming = self._start(step + 1) if step + 1 < self.stop else None
+        return batch
+
+    def _start(self, step: int) -> tuple[int, Future[Batch]]:
+        return step, self._thread.submit(self.loader.batch, step)

@@ -28,7 +28,7 @@ from lmcraft.training.hardware import (
     resolve_precision,
     wants_compile,
 )
-from lmcraft.training.loader import Loader
+from lmcraft.training.loader import Loader, Prefetched
 from lmcraft.training.loss import compiled_loss
 from lmcraft.training.monitors import UNITS as MEASURED
 from lmcraft.training.monitors import Monitors
@@ -206,13 +206,14 @@ def train(
     with (
         _Termination() as termination,
         runtime.progress.task("training", total, "tokens", first * step_tokens) as task,
+        Prefetched(loader, steps) as batches,
     ):
         for step in range(first, steps):
             last = step + 1 == steps or (clock is not None and not clock.has_time())
             at, of = (int(clock.share() * 10_000), 10_000) if clock else (step, steps)
             factor = rate_factor(at, of, config)
             set_schedule(optimizers, factor, step)
-            batch, batch_rows = spread.part(loader.batch(step)), micro_rows
+            batch, batch_rows = spread.part(batches.batch(step)), micro_rows
             batch = replace(batch, other_share=batch.other_share * (1 - at / of))
             if first_context and at < first_context_share * of:
                 batch, batch_rows = batch.cut(first_context), micro_rows * (loader.row_tokens // first_context)

@@ -26,6 +26,9 @@ PRIOR = 6.0
 MOST_TOKENS = 2**26
 """The longest text that is sorted, in memory."""
 
+SORTING_BYTES = 56
+"""Memory that this takes for each token; a quarter of it is kept."""
+
 
 class NgramLabels:
     """What follows the contexts of a text of at most `MOST_TOKENS` tokens [N], and the share of a label it gets."""

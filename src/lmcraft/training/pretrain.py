@@ -39,9 +39,9 @@ from lmcraft.training.heldout import Evaluate, heldout_bits_per_byte, heldout_ma
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import History, resolve_machine, train
 from lmcraft.training.masking import Masking
-from lmcraft.training.memory import check_memory
+from lmcraft.training.memory import available_bytes, check_memory, shown_bytes
 from lmcraft.training.monitors import Monitors
-from lmcraft.training.ngram_labels import NgramLabels
+from lmcraft.training.ngram_labels import SORTING_BYTES, NgramLabels
 from lmcraft.training.objectives import Batch, next_token
 
 
@@ -242,10 +242,7 @@ def make_training_plan(
             "train_tokens, or raise max_epochs"
         )
     micro_rows = choose_micro_rows(config, rows, row, resolve_device(runtime.device))
-    labels = None
-    if share:
-        tokens = np.concatenate([documents.tokens_of(n) for n in range(len(documents.lengths))])
-        labels = NgramLabels(tokens, documents.shards.vocab_size, share, config.seed)
+    labels = make_ngram_labels(documents, share, config.seed, runtime) if share else None
     loader = Loader(documents, row, rows, config.seed, packing=config.packing, masking=masking, ngram_labels=labels)
     plan = TrainingPlan(
         parameters=shape.parameters(),
@@ -262,6 +259,19 @@ def make_training_plan(
         packing_fill=round(loader.fill(), 4),
     )
     return plan, loader
+
+
+def make_ngram_labels(documents: Documents, share: float, seed: int, runtime: Runtime) -> NgramLabels:
+    """Raises UserError when there is too little memory to sort the text; the processes of a machine share it."""
+    needed = documents.shards.tokens * SORTING_BYTES
+    available = available_bytes(torch.device("cpu")) // (runtime.ranks.local_size if runtime.ranks else 1)
+    if needed > available:
+        raise UserError(
+            f"ngram_smoothing sorts the training text, for which this process needs about {shown_bytes(needed)} of "
+            f"memory and has {shown_bytes(available)}: set ngram_smoothing to 0, or free memory"
+        )
+    tokens = np.concatenate([documents.tokens_of(n) for n in range(len(documents.lengths))])
+    return NgramLabels(tokens, documents.shards.vocab_size, share, seed)
 
 
 def print_resolved(resolved: dict[str, Any], runtime: Runtime) -> None:
