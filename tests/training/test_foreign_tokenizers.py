@@ -157,3 +157,72 @@ def test_ids_of_a_tokenizer_without_an_end_of_text_are_refused(tmp_path: Path) -
     transformers.PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no special token for the end of a text"):
         Tokenizer.load(tmp_path)
+
+
+def like_sentencepiece(legacy: bool) -> Backend:
+    """As Llama 2 has it: spaces are letters, and what has no token is written in bytes. The space before a text was
+    put there by a normaliser, and is by what cuts words since (where only the very first text gets one)."""
+    learnt = Backend(models.BPE())
+    learnt.pre_tokenizer = pre_tokenizers.Metaspace()
+    learnt.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=200, show_progress=False))
+    described = json.loads(learnt.to_str())["model"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *described["vocab"]]
+    merges = [tuple(merge) for merge in described["merges"]]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    made = Backend(models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    if legacy:
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    else:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    parts = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(parts)
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return made
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_tokenizer_in_the_manner_of_sentencepiece_is_used_as_transformers_does(legacy: bool, tmp_path: Path) -> None:
+    template = "{{ bos_token }}{% for m in messages %}[INST] {{ m.content }} [/INST]</s><s>{% endfor %} "
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": template}
+    folder = tmp_path / "theirs"
+    transformers.PreTrainedTokenizerFast(tokenizer_object=like_sentencepiece(legacy), **names).save_pretrained(folder)
+    model = Transformer(ModelConfig(**SHAPE | {"vocab_size": 512, "model_type": "llama"}))
+    model.initialise(0)
+    save_model(model, folder)
+    ours, reference = Tokenizer.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    assert ours.leading_space
+    spaced = ours.encode(" a")  # where cutting puts the space there, a second one is not
+    assert spaced == reference(" a", add_special_tokens=False)["input_ids"]
+    assert ours.decode(spaced) == reference.decode(spaced)
+    for text in ("Plain words, 1984.", "Caf\u00e9 \U0001f30a\n\n  indented", "", *SENTENCES[:20]):
+        ids = ours.encode(text)
+        assert ids == reference(text, add_special_tokens=False)["input_ids"]
+        assert ours.decode(ids) == reference.decode(ids) == text
+        assert b"".join(ours.token_bytes(token) for token in ids) == (f" {text}" if text else "").encode()
+    assert not set(ours.encode("</s> of a user<s>")) & set(ours.special_ids)
+    chat = [{"role": "user", "content": "Where is Oslo?"}, {"role": "user", "content": "And Lima?"}]
+    assert ours.encode_prompt(chat) == reference.apply_chat_template(chat, return_dict=False)
+    again = transformers.AutoTokenizer.from_pretrained(saved(ours, tmp_path / "again"))
+    assert again("Oslo is a town.")["input_ids"] == reference("Oslo is a town.")["input_ids"]
+
+    documents = write_documents(tmp_path / "documents", [" ".join(SENTENCES[i : i + 9]) for i in range(0, 900, 2)])
+    for name in ("import", "tokens", "out"):
+        (tmp_path / name).mkdir()
+    summary = IMPORT.run(ImportConfig(model=str(folder)), {}, tmp_path / "import", Runtime())
+    assert summary is not None and summary["tokenizer"] == "usable"
+    pack.STAGE.run(
+        pack.STAGE.config(),
+        {"documents": documents, "tokenizer": tmp_path / "import"},
+        tmp_path / "tokens",
+        Runtime(),
+    )
+    inputs = {"tokens": tmp_path / "tokens", "tokenizer": tmp_path / "import", "model": tmp_path / "import"}
+    config = PretrainConfig(**{**ON, "context": 64, "learning_rate": 0.02, "embedding_learning_rate": 0.05})
+    pretrain.STAGE.run(config, inputs, tmp_path / "out", runtime(tmp_path))
+    check_export(tmp_path / "out", tmp_path / "out", SENTENCES[:3])
+
+
+def saved(tokenizer: Tokenizer, folder: Path) -> Path:
+    tokenizer.save(folder)
+    return folder

@@ -83,7 +83,7 @@ def _gigatoken(tokenizer: Tokenizer) -> Any:
         import gigatoken
 
         description = json.loads(tokenizer.json)
-        if description["normalizer"] is not None or not tokenizer.only_special_added:
+        if description["normalizer"] is not None or not (tokenizer.only_special_added and tokenizer.byte_level):
             return None  # of a tokenizer made elsewhere; a sample of texts need not show the difference
         # Without them `<|im_end|>` in a text is letters, as it must be.
         description["added_tokens"] = []

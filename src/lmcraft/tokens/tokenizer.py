@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ MASK = "<|mask|>"
 """Stands for a token to be filled in; only in tokenizers that were asked for it, behind the others."""
 
 
+_BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 _BEFORE_MASK = re.compile(r"[^\S\x1c-\x1f]*" + re.escape(MASK))  # Unicode's white space, as `tokenizers` strips it
 
 
 class Tokenizer:
-    """Byte-level BPE with the special tokens of a chat, or at least an end of text (tokenizers made elsewhere, such as
-    those of Qwen and Llama 3).
+    """BPE with the special tokens of a chat, or at least an end of text: byte-level, or made elsewhere in the manner of
+    SentencePiece (Llama 2), with tokens for the bytes that no other token has and a space before every text.
 
     Nothing that `encode`, `encode_prompt` or `encode_chat` reads from a user becomes a special token: the text
     `<|im_end|>` inside a document or a message is encoded letter by letter.
@@ -48,7 +49,8 @@ class Tokenizer:
         roles: Mapping[str, str | None] | None = None,
     ) -> None:
         """`roles`: what a tokenizer made elsewhere calls its `bos_token`, `eos_token` and `pad_token`. Without a
-        `chat_template` it renders no chats. Raises UserError when it is not byte-level or has no end of text."""
+        `chat_template` it renders no chats. Raises UserError when its tokens do not stand for bytes or it has no end of
+        text."""
         self._backend = backend
         self._backend.encode_special_tokens = True
         self.vocab_size: int = self._backend.get_vocab_size(with_added_tokens=True)
@@ -71,7 +73,12 @@ class Tokenizer:
         self.leading_ids: tuple[int, ...] = tuple(self._backend.encode("", add_special_tokens=True).ids)
         self.only_special_added = all(added.values())
         self._chat = ChatTemplate(chat_template, specials, self._roles["bos_token"]) if chat_template else None
-        self._bytes = _bytes_of_tokens(vocabulary, self._special_ids, set(added))
+        self.byte_level = not getattr(self._backend.model, "byte_fallback", False)
+        stands_for = _byte_level_bytes if self.byte_level else _piece_bytes
+        self._bytes = _bytes_of_tokens(vocabulary, self._special_ids, set(added), stands_for)
+        self.leading_space: bool = b"".join(self._bytes[token] for token in self.encode("a")) == b" a"
+        """Whether the tokens of a text begin with a space that the text does not have."""
+        self._further = _without_leading_space(self._backend) if self.leading_space else self._backend
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
@@ -152,12 +159,7 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all cores."""
-        try:
-            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        except (TypeError, UnicodeEncodeError):
-            number, text = next((n, t) for n, t in enumerate(texts) if not _is_unicode(t))
-            raise UserError(f"text {number + 1} of {len(texts)} is not Unicode text: {text!r:.60}") from None
-        return [encoding.ids for encoding in encodings]
+        return _ids_of(self._backend, texts)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of the ids; bytes that are no UTF-8 become U+FFFD. Raises UserError for ids beyond the vocabulary."""
@@ -168,7 +170,8 @@ class Tokenizer:
                 parts.append(self.token_bytes(int(number)))
             elif not skip_special:
                 parts.append(special.encode("utf-8"))
-        return b"".join(parts).decode("utf-8", errors="replace")
+        found = b"".join(parts).decode("utf-8", errors="replace")
+        return found.removeprefix(" ") if self.leading_space else found
 
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes that a token stands for, perhaps a part of a character; b"" for a special token."""
@@ -214,17 +217,28 @@ class Tokenizer:
     ) -> list[tuple[list[int], list[int]]]:
         template = self._template()
         pieces = [list(template.pieces(messages, add_generation_prompt)) for messages in conversations]
-        texts = iter(self.encode_batch([piece.text for row in pieces for piece in row if not piece.control]))
+        first = iter(self.encode_batch([row[0].text for row in pieces if row and not row[0].control]))
+        further = [piece.text for row in pieces for piece in row[1:] if not piece.control]
+        texts = iter(_ids_of(self._further, further))
         rows = []
         for row in pieces:
             ids: list[int] = []
             mask: list[int] = []
-            for piece in row:
-                part = [self._control_ids[piece.text]] if piece.control else next(texts)
+            for number, piece in enumerate(row):
+                part = [self._control_ids[piece.text]] if piece.control else next(texts if number else first)
                 ids += part
                 mask += [int(piece.generated)] * len(part)
             rows.append((ids, mask))
         return rows
+
+
+def _ids_of(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    try:
+        encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    except (TypeError, UnicodeEncodeError):
+        number, text = next((n, t) for n, t in enumerate(texts) if not _is_unicode(t))
+        raise UserError(f"text {number + 1} of {len(texts)} is not Unicode text: {text!r:.60}") from None
+    return [encoding.ids for encoding in encodings]
 
 
 def default_chat_template() -> str:
@@ -268,8 +282,9 @@ def _usable_template(source: str | None, backend: tokenizers.Tokenizer) -> str |
     return default_chat_template() if chatml else source
 
 
-def _bytes_of_tokens(vocabulary: dict[str, int], special_ids: dict[int, str], added: set[str]) -> list[bytes]:
-    alphabet = _byte_alphabet()
+def _bytes_of_tokens(
+    vocabulary: dict[str, int], special_ids: dict[int, str], added: set[str], stands_for: Callable[[str], bytes]
+) -> list[bytes]:
     table = [b""] * len(vocabulary)
     for token, number in vocabulary.items():
         if not 0 <= number < len(table):
@@ -277,13 +292,37 @@ def _bytes_of_tokens(vocabulary: dict[str, int], special_ids: dict[int, str], ad
         if token in added:
             table[number] = b"" if number in special_ids else token.encode("utf-8")
         else:
-            try:
-                table[number] = bytes(alphabet[character] for character in token)
-            except KeyError:
-                raise UserError(f"token {token!r} is not of a byte-level vocabulary") from None
+            table[number] = stands_for(token)
     return table
 
 
+def _byte_level_bytes(token: str) -> bytes:
+    alphabet = _byte_alphabet()
+    try:
+        return bytes(alphabet[character] for character in token)
+    except KeyError:
+        raise UserError(f"token {token!r} is not of a byte-level vocabulary") from None
+
+
+def _piece_bytes(token: str) -> bytes:
+    """Of a vocabulary in the manner of SentencePiece: `<0x0A>` is a byte, U+2581 a space."""
+    byte = _BYTE_TOKEN.fullmatch(token)
+    return bytes([int(byte[1], 16)]) if byte else token.replace("\u2581", " ").encode()
+
+
+def _without_leading_space(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """For texts behind a control token, where the tokenizer puts the space before the first text alone."""
+    description = json.loads(backend.to_str())
+    cut = description["pre_tokenizer"]
+    if not cut or cut.get("prepend_scheme") != "first":
+        return backend
+    cut["prepend_scheme"] = "never"
+    further = tokenizers.Tokenizer.from_str(json.dumps(description))
+    further.encode_special_tokens = True
+    return further
+
+
+@cache
 def _byte_alphabet() -> dict[str, int]:
     """The 256 characters that stand for bytes in a byte-level vocabulary: printable Latin-1 for itself, the rest
     moved behind U+0100 in order."""

@@ -188,11 +188,13 @@ def trace_token(
     begin = sum(len(tokenizer.token_bytes(token)) for token in before if token != tokenizer.bos_id)
     token = int(ids[place])
     special = token in (tokenizer.bos_id, tokenizer.eos_id)
-    size = 0 if special else len(tokenizer.token_bytes(token))
+    own = b"" if special else tokenizer.token_bytes(token)
+    if tokenizer.leading_space:  # which is not in the text
+        own, begin = (own, begin - 1) if begin else (own.removeprefix(b" "), 0)
+    size = len(own)
     meta = json.loads((artifact.path / "tokens.json").read_text(encoding="utf-8"))
     values = _document_row(_input(store, artifact, "documents"), entry["id"])
     rendered = render_document(meta["template"], values["title"], values["text"]).encode()
-    own = b"" if special else tokenizer.token_bytes(token)
     return {
         "artifact": artifact.name,
         "split": split,
