@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from lmcraft.recipe.stage import UserError
-from lmcraft.training.config import NGRAM_SHARE, PretrainConfig, derive_shape, ngram_share
+from lmcraft.training.config import FEWEST_TOKENS, NGRAM_SHARE, PretrainConfig, derive_shape, ngram_share
 from lmcraft.training.hardware import matmul_seconds_per_token
 from lmcraft.training.ngram_labels import MOST_TOKENS
 
@@ -42,12 +42,13 @@ def test_settings_of_another_family_are_refused(changes: dict[str, Any], message
         PretrainConfig(**changes)
 
 
-def test_labels_are_smoothed_where_a_new_network_predicts_next_tokens_of_a_text_that_memory_holds() -> None:
+def test_labels_are_smoothed_where_a_new_network_predicts_next_tokens_of_a_text_of_that_size() -> None:
     plain = PretrainConfig()
-    assert ngram_share(plain, 1000, new=True) == NGRAM_SHARE
-    assert ngram_share(plain, 1000, new=False) == 0
+    assert ngram_share(plain, FEWEST_TOKENS, new=True) == NGRAM_SHARE
+    assert ngram_share(plain, FEWEST_TOKENS - 1, new=True) == 0
+    assert ngram_share(plain, FEWEST_TOKENS, new=False) == 0
     assert ngram_share(plain, MOST_TOKENS + 1, new=True) == 0
-    assert ngram_share(PretrainConfig(objective="masked"), 1000, new=True) == 0
+    assert ngram_share(PretrainConfig(objective="masked"), FEWEST_TOKENS, new=True) == 0
     assert ngram_share(PretrainConfig(ngram_smoothing=0.3), 1000, new=False) == 0.3
     with pytest.raises(UserError, match=r"up to 67\.1M tokens, and this one has 68M: leave ngram_smoothing out"):
         ngram_share(PretrainConfig(ngram_smoothing=0.3), 68_000_000, new=True)
