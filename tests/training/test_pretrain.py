@@ -78,6 +78,14 @@ def run_pretrain(material: dict[str, Path], folder: Path, **changes: Any) -> dic
     return summary
 
 
+def test_a_model_learns_from_labels_shared_with_n_grams(material: dict[str, Path], tmp_path: Path) -> None:
+    summary = run_pretrain(material, tmp_path, ngram_smoothing=0.5)
+    plan = json.loads((tmp_path / "out" / "training.json").read_text())["plan"]
+    assert plan["ngram_smoothing"] == 0.5
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert summary["heldout_bits_per_byte"] < 0.6 * rows[0]["heldout_bits_per_byte"]
+
+
 def test_a_model_learns_and_everything_derived_is_written_down(material: dict[str, Path], tmp_path: Path) -> None:
     summary = run_pretrain(material, tmp_path, board=True)
     out = tmp_path / "out"
