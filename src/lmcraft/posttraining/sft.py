@@ -140,7 +140,7 @@ def check(config: SFTConfig, runtime: Runtime) -> None:
 
 STAGE = Stage(
     name="sft",
-    version=4,
+    version=5,
     config=SFTConfig,
     inputs={"model": Input(("model",)), "conversations": Input(("conversations",))},
     output="model",

@@ -317,7 +317,7 @@ def _gain(other: list[float], best: list[float]) -> dict[str, Any]:
 
 STAGE = Stage(
     name="mixture",
-    version=3,
+    version=4,
     config=MixtureConfig,
     inputs={
         "documents": Input(kinds=("documents",)),

@@ -22,9 +22,8 @@ of all."""
 @dataclass
 class SpikeGuard:
     """Leaves out a step whose loss or gradient norm lies `limit` standard deviations above the mean of the last
-    `WINDOW` (as OLMo-core's skip-step optimizer does), or is not finite. Norms, which vary by factors, are
-    compared by their logarithms. Its memory is part of every checkpoint, so
-    that a resumed run decides as the first one did.
+    `WINDOW` (as OLMo-core's skip-step optimizer does), or is not finite. Norms, which vary by factors, are compared by
+    their logarithms. Its memory is part of every checkpoint, so that a resumed run decides as the first one did.
     """
 
     limit: float | None
