@@ -152,7 +152,9 @@ def artifacts(tmp_path_factory, tokenizer) -> dict[str, Path]:
         rows.append({"step": 41, "tokens": 4100, "loss": float("nan"), "rate": 0.1, "grad_norm": 1.0})
         write(places[step] / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         write(places[step] / "training.json", {"plan": {"steps": 40, "rows": [1, 2]}})
-        write(places[step] / "telemetry.jsonl", '{"step": 1, "seconds": 1, "tokens_per_second": 5, "mfu": 0.5}\n')
+        write(
+            places[step] / "telemetry.jsonl", '{"step": 1, "seconds": 1, "tokens_per_second": 5, "matmul_share": 0.5}\n'
+        )
 
     write(places["evaluate"] / "results.json", results())
     question = [{"role": "user", "content": XSS}]

@@ -1,6 +1,6 @@
 """Trains a small network in forked processes and kills them at random moments: `killed_training.py FOLDER KILLS`.
 
-Everything is imported before the first fork, and no thread runs then. Prints where each killed process began, by run.
+Everything is imported before the first fork, and no thread runs then. Prints where each killed process began.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lmcraft.training import loop
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import Machine, train
+from lmcraft.training.monitors import Monitors
 from lmcraft.training.ngram_labels import NgramLabels
 from lmcraft.training.objectives import next_token
 
@@ -62,6 +63,8 @@ class Said(Progress):
         self.file = file
 
     def note(self, text: str) -> None:
+        if "resuming" not in text:
+            return
         temporary = self.file.with_suffix(".tmp")  # a kill may come in the middle of it
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.file)
@@ -74,17 +77,19 @@ def run(folder: Path) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     model = Transformer(SHAPE)
     model.initialise(0)
+    heldout = Loader(Texts(), 32, 4, seed=9).batch(0)
     train(
         model,
         Loader(Texts(), 32, 4, seed=0, ngram_labels=Texts().ngram_labels()),
         next_token(),
-        TrainingConfig(evaluations=0),
+        TrainingConfig(evaluations=5),
         steps=STEPS,
         micro_rows=4,
         machine=Machine(torch.device("cpu"), torch.float32, False, 1e-6),
-        evaluate=None,
+        evaluate=lambda nats_of: nats_of(heldout)[0],
         out=folder,
         runtime=Runtime(workers=1, scratch=scratch, progress=Said(folder / "said.txt")),
+        monitors=Monitors(heldout),
     )
     save_file({name: value.detach().clone() for name, value in model.named_parameters()}, folder / "end.safetensors")
 
@@ -117,16 +122,18 @@ def main() -> None:
     assert forked(folder / "whole")
     whole = time.monotonic() - started
     draw = random.Random(0)
-    begun: list[list[int]] = [[]]
-    while (count := sum(map(len, begun))) < kills:
-        ended = forked(folder / "killed", draw.uniform(0, whole / kills), after_a_checkpoint=count % 2 == 0)
-        said = folder / "killed" / "said.txt"
-        if ended:  # sooner than the first one did: the kills that are left go to another run
-            shutil.rmtree(folder / "killed")
-            (folder / "killed").mkdir()
-            begun.append([])
-            continue
-        begun[-1].append(int(said.read_text(encoding="utf-8").split()[3]) if said.exists() else 0)
+    said = folder / "killed" / "said.txt"
+    begun: list[int] = []
+    for _ in range(5):
+        while len(begun) < kills and not forked(
+            folder / "killed", draw.uniform(0, whole / kills), after_a_checkpoint=len(begun) % 2 == 0
+        ):
+            begun.append(int(said.read_text(encoding="utf-8").split()[3]) if said.exists() else 0)
+        if len(begun) == kills:
+            break
+        shutil.rmtree(folder / "killed")  # it ended before all kills, sooner than the first one did
+        (folder / "killed").mkdir()
+        begun = []
     assert forked(folder / "killed")
     print(json.dumps({"begun": begun, "seconds": whole}))
 

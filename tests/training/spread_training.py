@@ -26,10 +26,15 @@ from safetensors.torch import save_file
 from lmcraft.model import ModelConfig, Transformer
 from lmcraft.recipe.schema import ParallelConfig
 from lmcraft.recipe.stage import Followed, Progress, Runtime, Terminated, UserError
-from lmcraft.training import loop, spread
+from lmcraft.training import energy, loop, spread
+from lmcraft.training.ahead import Ahead, next_tokens
+from lmcraft.training.balancing import balanced
+from lmcraft.training.clock import Clock
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.loader import Loader
 from lmcraft.training.loop import Machine, train
+from lmcraft.training.masking import Masking
+from lmcraft.training.monitors import Monitors
 from lmcraft.training.ngram_labels import NgramLabels
 from lmcraft.training.objectives import next_token
 from lmcraft.training.parallel import ALONE, full_matrix, local_part, spread_over
@@ -48,7 +53,27 @@ SHAPE = ModelConfig(
     num_key_value_heads=2,
     head_dim=16,
     max_position_embeddings=ROW,
+    tie_word_embeddings=False,
 )
+SHAPES: dict[str, dict[str, Any]] = {
+    "tied": {"tie_word_embeddings": True},
+    "llama": {"model_type": "llama"},
+    "windows": {"model_type": "olmo3", "sliding_window": 8, "layer_types": ("sliding_attention", "full_attention")},
+    "experts": {
+        "model_type": "qwen3_moe",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "norm_topk_prob": True,
+    },
+}
+"""Other networks whose gradients are compared."""
+NOT_OFFERED = {
+    "windows": {"tensor"},
+    "experts": {"tensor", "context"},
+    "ahead": {"tensor", "context"},
+    "masked": {"context"},
+}
 MESHES: dict[int, dict[str, dict[str, int]]] = {
     2: {"shard": {}, "tensor": {"tensor": 2}, "context": {"context": 2}},
     4: {
@@ -62,9 +87,12 @@ MESHES: dict[int, dict[str, dict[str, int]]] = {
 """Number of processes -> settings of runtime.parallel that must change nothing."""
 
 CURVES = {
-    2: [("shard", "adamw"), ("tensor", "muon")],
-    4: [(name, "adamw") for name in ("shard", "hybrid", "tensor", "context")],
+    2: [("shard", "adamw", 0), ("tensor", "muon", 0), ("shard", "muon", 2)],
+    4: [(name, "adamw", 0) for name in ("shard", "hybrid", "tensor", "context")],
 }
+"""Mesh, optimizer, and how many tokens after the next one are predicted."""
+CLIPPED = 0.05
+"""Norm to which the gradients of those are clipped."""
 
 
 class Texts:
@@ -88,9 +116,11 @@ class Notes(Progress):
         self.notes.append(text)
 
 
-def fresh(shape: ModelConfig = SHAPE) -> Transformer:
+def fresh(ahead: int = 0, shape: ModelConfig = SHAPE) -> Transformer:
     """A network whose every weight matters from the first step on."""
     model = Transformer(shape)
+    if ahead:
+        model.add_module("ahead", Ahead(shape, ahead))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -102,26 +132,34 @@ def fresh(shape: ModelConfig = SHAPE) -> Transformer:
 
 
 def trained(
-    folder: Path, ranks: Ranks | None, optimizer: str = "adamw", evaluations: int = 0, **more: Any
+    folder: Path,
+    ranks: Ranks | None,
+    optimizer: str = "adamw",
+    ahead: int = 0,
+    evaluations: int = 0,
+    clock: Clock | None = None,
+    **more: Any,
 ) -> tuple[Transformer, loop.History | None, list[str]]:
     """The history is None on all ranks but the first."""
     folder.mkdir(parents=True, exist_ok=True)
     progress = Notes()
-    model = fresh()
+    model = fresh(ahead)
     config = TrainingConfig(optimizer=optimizer, evaluations=evaluations, **more)  # type: ignore[arg-type]
     history = None
     with contextlib.suppress(Followed):
         history = train(
             model,
             Loader(Texts(), ROW, ROWS, seed=0, ngram_labels=Texts().ngram_labels()),
-            next_token(),
+            next_tokens(0.3) if ahead else next_token(),
             config,
-            steps=STEPS,
+            steps=STEPS if clock is None else 10_000,
             micro_rows=4,
             machine=Machine(CPU, torch.float32, False, 1e-6),
             evaluate=lambda nats_of: nats_of(Loader(Texts(), ROW, 5, seed=9).batch(0))[0],
             out=folder,
             runtime=Runtime(workers=1, scratch=folder, progress=progress, ranks=ranks),
+            clock=clock,
+            monitors=Monitors(Loader(Texts(), ROW, 5, seed=9).batch(0)),
         )
     return model, history, progress.notes
 
@@ -137,12 +175,14 @@ def with_settings(ranks: Ranks, **degrees: int) -> Ranks:
 def curves(folder: Path, ranks: Ranks) -> dict[str, Any]:
     """Losses and held-out figures of meshes."""
     rows: dict[str, Any] = {}
-    for name, optimizer in CURVES[ranks.size]:
+    for name, optimizer, ahead in CURVES[ranks.size]:
         settings = with_settings(ranks, **MESHES[ranks.size][name])
-        model, history, _ = trained(folder / f"{name}-{optimizer}", settings, optimizer)
+        clip = CLIPPED if ahead else 1.0
+        place = folder / f"{name}-{optimizer}-{ahead}"
+        model, history, _ = trained(place, settings, optimizer, ahead, evaluations=2, clip_norm=clip)
         if history is not None:
-            rows[f"{name} {optimizer}"] = history.metrics
-            keep(model, folder / f"{name}-{optimizer}")
+            rows[f"{name} {optimizer} {ahead}"] = history.metrics
+            keep(model, folder / f"{name}-{optimizer}-{ahead}")
     return rows
 
 
@@ -152,26 +192,51 @@ def keep(model: Transformer, folder: Path) -> None:
 
 
 def gradients(folder: Path, ranks: Ranks | None) -> dict[str, Any]:
-    """In float64, of one batch, whole: the gradient of each mesh and micro-batch."""
-    batch = Loader(Texts(), ROW, 6, seed=0, ngram_labels=Texts().ngram_labels()).batch(
-        0
-    )  # rows that four do not divide
+    """In float64, of one batch, whole: the gradient of each mesh and micro-batch, by what learns and what is learnt."""
+    rows = 6  # which four do not divide
+    masking = Masking(60, (0,), share=0.3, spans=False, rows=0.5, seed=0)
+    batches = {
+        "next": Loader(Texts(), ROW, rows, seed=0, ngram_labels=Texts().ngram_labels()).batch(0),
+        "ahead": Loader(Texts(), ROW, rows, seed=0).batch(0),
+        "masked": Loader(Texts(), ROW, rows, seed=0, masking=masking).batch(0),
+        **{name: Loader(Texts(), ROW, rows, seed=0).batch(0) for name in SHAPES},
+    }
     machine = Machine(CPU, torch.float64, False, 1e-6)
     ways: dict[str, dict[str, int] | None] = {"alone": None} if ranks is None else dict(MESHES[ranks.size])
     found: dict[str, Any] = {}
-    for name, degrees in ways.items():
+    for learnt, name in ((learnt, name) for name in ways for learnt in batches):
+        degrees, batch, ahead = ways[name] or {}, batches[learnt], 2 * (learnt == "ahead")
+        if NOT_OFFERED.get(learnt, set()) & set(degrees):
+            continue
+        shape = ModelConfig(**SHAPE.model_dump() | SHAPES.get(learnt, {}))
         for micro_rows in (1, 3) if name in ("alone", "shard") else (3,):
-            share = ALONE if ranks is None else spread_over(with_settings(ranks, **(degrees or {})), SHAPE, ROW)
-            network = share.network(fresh().double(), CPU)
-            loss, weight = loop._accumulate(
-                network, share.part(batch), share.objective(next_token()), micro_rows, machine, share
-            )
+            share = ALONE if ranks is None else spread_over(with_settings(ranks, **degrees), shape, ROW)
+            network = share.network(fresh(ahead, shape).double(), CPU)
+            objective = next_tokens(0.3) if ahead else next_token()
+            objective = share.objective(balanced(objective, 0.1) if shape.num_experts else objective)
+            loss, weight = loop._accumulate(network, share.part(batch), objective, micro_rows, machine, share)
             assert weight == batch.predicted
             whole = [full_matrix(value.grad) for value in network.parameters() if value.grad is not None]
             for key, value in network.named_parameters():
                 assert torch.equal(local_part(full_matrix(value.detach()), value), _local(value)), (name, key)
-            found[f"{name} {micro_rows}"] = [loss, *(value.double().flatten().tolist() for value in whole)]
+            found[f"{learnt} {name} {micro_rows}"] = [loss, *(value.double().flatten().tolist() for value in whole)]
     return found
+
+
+def clocked(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """A run by the clock, of processes whose clocks differ, and what it cost them all."""
+    clock = Clock(60.0)
+    spent = clock.spent
+    clock.spent = lambda: 15.0 * spent() + 5.0 * ranks.rank  # type: ignore[method-assign]
+    joules = energy.Meter.joules
+    energy.Meter.joules = lambda meter: 10.0 + ranks.rank  # type: ignore[method-assign]
+    try:
+        _, history, _ = trained(folder, ranks, evaluations=2, clock=clock)
+    finally:
+        energy.Meter.joules = joules  # type: ignore[method-assign]
+    seen = ranks.gather([clock._ticked, clock.share()])
+    assert seen == [seen[0]] * ranks.size
+    return {"metrics": history.metrics, "energy": history.energy, "share": clock.share()} if history else {}
 
 
 def _local(tensor: Any) -> torch.Tensor:
@@ -189,7 +254,7 @@ def stopped(folder: Path, ranks: Ranks | None) -> None:
 
     loop.rate_factor = terminated  # type: ignore[assignment]
     try:
-        trained(folder, ranks, "muon")
+        trained(folder, ranks, "muon", evaluations=2)
     except Terminated:
         loop.rate_factor = rate_factor  # type: ignore[assignment]
         return
@@ -198,7 +263,7 @@ def stopped(folder: Path, ranks: Ranks | None) -> None:
 
 def resumed(folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     """Goes on with what `stopped` left."""
-    _, history, notes = trained(folder, ranks, "muon")
+    _, history, notes = trained(folder, ranks, "muon", evaluations=2)
     return {"metrics": history.metrics, "notes": notes} if history else {}
 
 
@@ -206,6 +271,7 @@ def two(folder: Path, ranks: Ranks) -> None:
     """All that two processes are asked for, in one start."""
     found = {"curves": curves(folder, ranks), "gradients": gradients(folder, ranks)}
     stopped(folder / "stopped", with_settings(ranks, tensor=2))
+    found["clocked"] = clocked(folder / "clocked", with_settings(ranks))
     found["refused"] = refused(folder, ranks)
     found["full"] = full(folder / "full", ranks)
     print(json.dumps({**found, "vanished": vanished(folder / "vanished", with_settings(ranks))}), flush=True)

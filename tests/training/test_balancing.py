@@ -91,3 +91,12 @@ def test_a_router_that_sends_all_to_two_experts_is_cured() -> None:
         balanced(next_token(), 1.0)(network, data, torch.float32)[0].backward()
         optimizer.step()
     assert values[-1] - 2 < (values[0] - 2) / 3
+
+
+def test_an_imported_mixture_may_have_no_mixture_in_it() -> None:
+    dense = SHAPE.model_copy(update={"decoder_sparse_step": 3})
+    assert SHAPE.has_experts and not dense.has_experts
+    network = Transformer(dense)
+    network.initialise(0)
+    loss, predicted = next_token()(network, batch(), torch.float32)
+    assert predicted and torch.isfinite(loss)

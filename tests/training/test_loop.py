@@ -18,8 +18,9 @@ import torch
 
 from lmcraft.model import ModelConfig, Transformer
 from lmcraft.recipe.stage import Progress, Runtime, Task, Terminated, UserError
-from lmcraft.training import checkpoint, hardware, loop, stability
+from lmcraft.training import checkpoint, hardware, loop, parallel, stability
 from lmcraft.training.checkpoint import load_checkpoint, save_checkpoint
+from lmcraft.training.clock import Clock
 from lmcraft.training.config import PretrainConfig, TrainingConfig, default_batch_tokens, derive_shape
 from lmcraft.training.hardware import matmul_flops_per_token, matmul_seconds_per_token, resolve_precision
 from lmcraft.training.loader import Loader
@@ -86,15 +87,18 @@ def run(
     compiled: bool = False,
     objective: Any = None,
     first_context: int | None = None,
+    tokenizer: str = "one",
+    layers: int = 2,
+    clock: Clock | None = None,
     **changes: Any,
 ) -> Any:
     (folder / "scratch").mkdir(parents=True, exist_ok=True)
-    config = TrainingConfig(evaluations=3, **changes)
-    model = Transformer(SHAPE)
+    config = TrainingConfig(**{"evaluations": 3, **changes})
+    model = Transformer(SHAPE.model_copy(update={"num_hidden_layers": layers}))
     model.initialise(0)
     history = train(
         model,
-        Loader(Texts(), 32, 4, seed=0),
+        Loader(Texts(), 32, 4, seed=0, tokenizer=tokenizer),
         objective or next_token(),
         config,
         steps=24,
@@ -105,6 +109,7 @@ def run(
         runtime=Runtime(scratch=folder / "scratch", progress=progress),
         first_context=first_context,
         first_context_share=0.5,
+        clock=clock,
     )
     return model, history
 
@@ -198,7 +203,7 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(others: bool) -> N
         gradients.append([parameter.grad for parameter in model.parameters()] + [torch.tensor(loss)])
     for other in gradients[1:]:
         for a, b in zip(gradients[0], other, strict=True):
-            assert torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6)
+            assert torch.allclose(a.double(), b.double(), rtol=1e-10, atol=1e-12)
 
 
 def test_a_run_that_explodes_stops_with_a_sentence(tmp_path: Path) -> None:
@@ -264,6 +269,8 @@ def test_the_best_checkpoint_stays_and_a_full_disk_leaves_the_others(
     ("changes", "words"),
     [
         ({"learning_rate": 0.5}, "settings.learning_rate was 0.02, now 0.5"),
+        ({"tokenizer": "other"}, 'data.tokenizer was "one", now "other"'),
+        ({"layers": 3}, "network.num_hidden_layers was 2, now 3"),
         ({"seed": 3, "z_loss": 1e-4}, "settings.z_loss was 0.0, now 0.0001; settings.seed was 0, now 3"),
     ],
 )
@@ -275,6 +282,54 @@ def test_a_checkpoint_of_other_settings_is_refused(
         run(tmp_path, KillAt(5))
     with pytest.raises(UserError, match=re.escape(words)):
         run(tmp_path, Progress(), **changes)
+
+
+def test_a_run_that_goes_on_in_another_precision_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, KillAt(5), dtype=torch.bfloat16)
+    progress = KillAt(None)
+    run(tmp_path, progress)
+    assert progress.notes[:2] == [
+        "  resuming at step 4 of 24",
+        "  which was made in torch.bfloat16; from here on it is torch.float32",
+    ]
+
+
+def test_checkpoints_that_take_long_are_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step takes a second of this clock, every checkpoint one or three."""
+    now, saves = [0.0], list[int]()
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 2.0)
+    monkeypatch.setattr(loop, "QUICK_SAVE", 1.0)
+
+    def counting(model: Transformer, batch: Batch, dtype: torch.dtype) -> Any:
+        now[0] += 0.5  # a step has two micro-batches
+        return next_token()(model, batch, dtype)
+
+    for seconds, expected in ((1.0, [2, 4, 6, 8, 10]), (3.0, [2, 8])):
+        saves.clear()
+
+        def slow(folder: Path, step: int, *rest: Any, seconds: float = seconds) -> None:
+            now[0] += seconds
+            saves.append(step)
+
+        monkeypatch.setattr(parallel, "save_checkpoint", slow)
+        run(tmp_path / str(seconds), KillAt(None), objective=counting, evaluations=0)
+        assert saves[: len(expected)] == expected
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "writing-1").mkdir()
+    (tmp_path / "writing-1" / "tensors.safetensors").write_bytes(b"half")
+    save_checkpoint(tmp_path, 1, {"a": torch.ones(2)})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+
+
+def test_a_run_by_the_clock_whose_text_ends_first_has_its_rates_run_down(tmp_path: Path) -> None:
+    _, history = run(tmp_path, Progress(), clock=Clock(1000.0), final_rate=0.0)
+    rates = [row["rate"] for row in history.metrics if "rate" in row]
+    assert len(rates) == 24 and max(rates) == 1.0 and rates[-1] < 0.2
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ import spread_training
 
 from lmcraft.recipe.schema import ParallelConfig
 from lmcraft.recipe.stage import Runtime, UserError
+from lmcraft.training import monitors
 from lmcraft.training.hardware import wants_compile
 from lmcraft.training.ranks import Ranks
 
@@ -74,24 +75,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.set_num_threads(1)
     one: dict[str, Any] = {"gradients": spread_training.gradients(folder, None)}
     one["curves"] = {}
-    for optimizer in ("adamw", "muon"):
-        _, history, _ = spread_training.trained(folder / f"one-{optimizer}", None, optimizer)
+    for optimizer, ahead in (("adamw", 0), ("muon", 0), ("muon", 2)):
+        clip = spread_training.CLIPPED if ahead else 1.0
+        place = folder / f"one-{optimizer}-{ahead}"
+        _, history, _ = spread_training.trained(place, None, optimizer, ahead, evaluations=2, clip_norm=clip)
         assert history is not None
-        one["curves"][optimizer] = history.metrics
+        one["curves"][f"{optimizer} {ahead}"] = history.metrics
     two = answered(2, "two", folder)
     shutil.copytree(folder / "stopped", folder / "stopped-4")
     one["resumed"] = spread_training.resumed(folder / "stopped", None)
-    shutil.move(folder / "shard-adamw", folder / "two-adamw")
+    shutil.move(folder / "shard-adamw-0", folder / "two-adamw")
     return {"one": one, "two": two, "four": answered(4, "four", folder), "folder": folder}
 
 
 def close(rows: list[dict[str, Any]], reference: list[dict[str, Any]], tolerance: float) -> float:
-    """The largest relative difference of a loss or a held-out figure."""
+    """The largest relative difference of a loss, a norm or a held-out figure."""
     assert [set(row) for row in rows] == [set(row) for row in reference]
     worst = max(
         abs(row[name] / other[name] - 1)
         for row, other in zip(rows, reference, strict=True)
-        for name in ("loss", "heldout_bits_per_byte")
+        for name in ("loss", "grad_norm", "heldout_bits_per_byte")
         if name in row
     )
     assert worst < tolerance
@@ -103,26 +106,57 @@ def test_every_mesh_gives_the_loss_curve_and_the_evaluation_of_one_process(runs:
     meshes = {mesh for mesh, *_ in map(str.split, runs[count]["curves"])}
     assert meshes >= ({"shard", "hybrid", "tensor", "context"} if count == "four" else {"shard", "tensor"})
     for name, rows in runs[count]["curves"].items():
-        _, optimizer = name.split()
-        reference = runs["one"]["curves"][optimizer]
+        reference = runs["one"]["curves"][name.split(" ", 1)[1]]
         assert reference[-2]["loss"] < reference[1]["loss"] - 0.5, "it must learn something for this to mean anything"
         close(rows, reference, 1e-5)
 
 
+@pytest.mark.parametrize("mesh", ["shard-muon-2", "tensor-muon-0", "hybrid-adamw-0", "context-adamw-0"])
+def test_monitors_see_what_they_see_in_one_process(runs: Any, mesh: str) -> None:
+    """Of layers that processes share, norms alone."""
+    one = f"one-{mesh.split('-', 1)[1]}"
+    there, here = (
+        [json.loads(line) for line in (runs["folder"] / name / monitors.FILE).read_text().splitlines()]
+        for name in (mesh, one)
+    )
+    shared = mesh.split("-", maxsplit=1)[0] in ("tensor", "context")
+    assert here[1].keys() - there[1].keys() == ({"attention_logit", "dead_units"} if shared else set())
+    assert there[0]["batch"] == here[0]["batch"]
+    for row, other in zip(there[1:], here[1:], strict=True):
+        assert (row.pop("step"), row.pop("layer")) == (other["step"], other["layer"])
+        assert row == pytest.approx({name: other[name] for name in row}, rel=1e-3), mesh
+
+
 @pytest.mark.parametrize("count", ["two", "four"])
 def test_every_split_gives_the_same_gradient_in_float64(runs: Any, count: str) -> None:
-    reference = [torch.tensor(part, dtype=torch.float64) for part in runs["one"]["gradients"]["alone 1"]]
-    for parts in (*runs[count]["gradients"].values(), runs["one"]["gradients"]["alone 3"]):
-        for part, whole in zip(parts, reference, strict=True):
-            difference = torch.tensor(part, dtype=torch.float64) - whole
-            assert float(difference.norm() / whole.norm()) < 1e-7
+    one = runs["one"]["gradients"]
+    assert {name.split()[0] for name in runs[count]["gradients"]} == {
+        "next",
+        "ahead",
+        "masked",
+        *spread_training.SHAPES,
+    }
+    for name, parts in (*runs[count]["gradients"].items(), *one.items()):
+        for part, whole in zip(parts, one[f"{name.split()[0]} alone 1"], strict=True):
+            reference = torch.tensor(whole, dtype=torch.float64)
+            difference = torch.tensor(part, dtype=torch.float64) - reference
+            assert float(difference.norm() / reference.norm()) < 1e-12, name
+
+
+def test_the_first_process_has_the_clock_and_the_cost_is_that_of_all(runs: Any) -> None:
+    found = runs["two"]["clocked"]
+    steps = [row for row in found["metrics"] if "loss" in row]
+    assert 2 < len(steps) < 10_000 and found["share"] > 0.8
+    assert steps[-1]["rate"] < 0.5 * max(row["rate"] for row in steps), "the schedule has run out"
+    assert found["energy"]["kwh"] == pytest.approx(21 / 3.6e6, abs=1e-9)
+    assert found["energy"]["how"].endswith("; the sum of 2 processes")
 
 
 @pytest.mark.parametrize("count", ["one", "four"])
 def test_what_two_processes_saved_at_sigterm_goes_on_with_one_and_with_four(runs: Any, count: str) -> None:
     resumed = runs[count]["resumed"]
     assert resumed["notes"] == [f"  resuming at step 5 of {spread_training.STEPS}"]
-    close(resumed["metrics"], runs["one"]["curves"]["muon"], 1e-5)
+    close(resumed["metrics"], runs["one"]["curves"]["muon 0"], 1e-5)
 
 
 def test_ranks_that_disagree_and_degrees_that_do_not_fit_are_refused(

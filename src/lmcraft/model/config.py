@@ -135,6 +135,11 @@ class ModelConfig(BaseModel):
         """Windows need no scaling: within them no distance is new (Olmo 3 extends its full layers alone)."""
         return self.rope_scaling if kind == "full_attention" else None
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether any layer is a mixture: an imported qwen3_moe may have none."""
+        return any(self.sparse(layer) for layer in range(self.num_hidden_layers))
+
     def sparse(self, layer: int) -> bool:
         """Whether this layer is a mixture of experts."""
         if self.num_experts is None:

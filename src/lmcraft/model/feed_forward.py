@@ -53,7 +53,8 @@ class Experts(nn.Module):
         logits_NE = self.gate(x_ND)
         if self.routing is not None:
             self.routing.append(logits_NE.unflatten(0, x_BTD.shape[:-1]))
-        shares_NK, expert_NK = logits_NE.float().softmax(-1).topk(self.chosen, dim=-1)
+        wide_NE = logits_NE.to(torch.promote_types(logits_NE.dtype, torch.float32))
+        shares_NK, expert_NK = wide_NE.softmax(-1).topk(self.chosen, dim=-1)
         if self.normalise:
             shares_NK = shares_NK / shares_NK.sum(-1, keepdim=True)
         order = expert_NK.flatten().argsort(stable=True)

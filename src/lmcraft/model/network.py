@@ -94,7 +94,7 @@ class KVCache:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation in float32 (Zhang and Sennrich 2019), as Llama and Qwen3 apply it."""
+    """Root-mean-square normalisation (Zhang and Sennrich 2019), in float32 at least, as Llama and Qwen3 apply it."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -104,7 +104,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.float32 and not torch.is_grad_enabled():
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)  # the same sums in one call
-        x32 = x.float()
+        x32 = x.to(torch.promote_types(x.dtype, torch.float32))
         normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
         return (self.weight * normed.to(x.dtype)).to(x.dtype)
 

@@ -37,6 +37,11 @@ class SFTConfig(TrainingConfig):
     weight_decay: float = Field(0.0, ge=0)
     decay: float = Field(0.8, ge=0, le=1, description="share of the steps, at the end, in which the rate falls")
     batch_tokens: int = Field(8192, gt=0, description="tokens of a step")
+    context: int | None = Field(
+        None,
+        gt=0,
+        description="tokens of a row, and of the longest conversation; default: the model's, or batch_tokens",
+    )
     epochs: float = Field(1.0, gt=0, description="how often each conversation is seen")
 
 
@@ -71,17 +76,20 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[
         raise UserError(
             f"{inputs['model']} fills masks and cannot learn to answer: pretrain with objective: next_token or mixed"
         )
-    row = model.config.max_position_embeddings
+    longest = model.config.max_position_embeddings
+    row = min(longest, config.context or config.batch_tokens)
+    if config.context and config.context > longest:
+        raise UserError(f"context is {config.context}, but the model's is {longest}: lower it, or leave it out")
     conversations = Conversations(inputs["conversations"] / "train.jsonl", tokenizer, row)
     if not conversations.ids:
         raise UserError(
-            f"none of the {conversations.too_long} conversations fits the model's context of {row} tokens; "
-            "pretrain with a longer context"
+            f"none of the {conversations.too_long} conversations fits rows of {row} tokens; "
+            + ("pretrain with a longer context" if row == longest else "raise context or batch_tokens")
             if conversations.too_long
             else "there are no conversations to learn from"
         )
     rows = max(1, config.batch_tokens // row)
-    loader = Loader(conversations, row, rows, config.seed, split=False)
+    loader = Loader(conversations, row, rows, config.seed, split=False, tokenizer=tokenizer.sha256)
     epoch_rows = len(loader.epoch(0))
     steps = max(1, round(config.epochs * epoch_rows / rows))
     micro_rows = choose_micro_rows(config, rows, row, resolve_device(runtime.device))
@@ -124,6 +132,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, runtime: Runtime) -> dict[
     return {
         "steps": steps,
         "tokens": steps * rows * row,
+        "steps_left_out": history.left_out,
         "loss": history.metrics[-1]["loss"],
         "tokens_per_second": round(speeds[len(speeds) // 2]),
         "energy": history.energy,
@@ -140,7 +149,7 @@ def check(config: SFTConfig, runtime: Runtime) -> None:
 
 STAGE = Stage(
     name="sft",
-    version=5,
+    version=6,
     config=SFTConfig,
     inputs={"model": Input(("model",)), "conversations": Input(("conversations",))},
     output="model",

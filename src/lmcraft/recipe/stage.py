@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue
+
+if TYPE_CHECKING:
+    from lmcraft.recipe.schema import ParallelConfig
 
 
 class Terminated(KeyboardInterrupt):
@@ -129,7 +132,9 @@ class Ranks(Protocol):
     """The processes that one `torchrun` started, as the runner sees them (training/ranks.py)."""
 
     rank: int
+    local_rank: int
     local_size: int
+    settings: ParallelConfig
 
     @property
     def data(self) -> int:

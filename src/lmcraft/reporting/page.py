@@ -241,7 +241,7 @@ def _training(model: Mapping[str, Any], artifacts: Sequence[Artifact]) -> dict[s
         "settings": model["training"],
         "heldout": bool(curves.get("heldout_bits_per_byte") or curves.get("heldout_masked_nats")),
         "speed": _median(telemetry, "tokens_per_second"),
-        "mfu": _median(telemetry, "mfu"),
+        "matmul_share": _median(telemetry, "matmul_share"),
     }
 
 

@@ -7,6 +7,8 @@ the order in which tokens cause each other is kept.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -59,8 +61,9 @@ class _Step(nn.Module):
         return hidden_BTD, self.norm(hidden_BTD)
 
 
-def next_tokens(ahead: Ahead, weight: float, z_loss: float = 0.0) -> Objective:
-    """`next_token`, plus `weight` times the mean over the modules of the same loss of what each predicts.
+def next_tokens(weight: float, z_loss: float = 0.0) -> Objective:
+    """`next_token`, plus `weight` times the mean over the modules of the same loss of what each predicts. They are the
+    model's `ahead`.
 
     The sum is divided by the number of next tokens, like the loss it is added to; the modules predict a few fewer, as
     a document's last tokens have nothing so far ahead. The loss that is reported holds both parts.
@@ -68,6 +71,7 @@ def next_tokens(ahead: Ahead, weight: float, z_loss: float = 0.0) -> Objective:
 
     def objective(model: Transformer, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, int]:
         config, T = model.config, batch.tokens.shape[1]
+        ahead = cast(Ahead, model.ahead)
         hidden_BTD = model.hidden(batch.tokens, batch.positions, batch.documents)
         loss = linear_cross_entropy(
             hidden_BTD.flatten(0, 1),

@@ -36,8 +36,8 @@ def load_balance(logits_BTE: Tensor, chosen: int, real_BT: Tensor) -> Tensor:
     """For each row E · sum over experts of (share of tokens sent to it) · (mean probability), [B], padding left out
     (Fedus et al. 2021, eq. 4-6; a token sent to `chosen` experts counts for each, as `transformers` has it). It is
     `chosen` where all experts get as many tokens, and larger where not."""
-    shares_BTE = logits_BTE.float().softmax(-1)
-    real_BT1 = real_BT[..., None].float()
+    shares_BTE = logits_BTE.to(torch.promote_types(logits_BTE.dtype, torch.float32)).softmax(-1)
+    real_BT1 = real_BT[..., None].to(shares_BTE.dtype)
     sent_BTE = torch.zeros_like(shares_BTE).scatter_(-1, shares_BTE.topk(chosen, dim=-1).indices, 1.0)
     tokens_B1 = real_BT1.sum(1).clamp(min=1.0)
     sent_BE = (sent_BTE * real_BT1).sum(1) / tokens_B1

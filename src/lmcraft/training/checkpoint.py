@@ -55,8 +55,9 @@ def save_checkpoint(
 
 
 def prepare(temporary: Path) -> None:
-    """An empty folder to write a checkpoint into."""
-    shutil.rmtree(temporary, ignore_errors=True)
+    """An empty folder to write a checkpoint into, and none that a killed process left."""
+    for left in temporary.parent.glob("writing-*"):
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
 
 
@@ -70,6 +71,7 @@ def publish(
     for file in temporary.iterdir():
         with file.open("r+b") as handle:
             os.fsync(handle.fileno())
+    _fsync_folder(temporary)
     target = folder / f"step-{step:09d}"
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)

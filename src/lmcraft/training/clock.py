@@ -7,33 +7,38 @@ from typing import Any
 
 
 class Clock:
-    """Counts from when it is made. Schedules follow `share`, which begins with the end of the first step: its
-    compilation would otherwise swallow the warm-up."""
+    """Counts from when it is made. Between two ticks, one before each step, it stands still, so that all that follows
+    it within a step agrees, and all processes do that are given the same ticks. Schedules follow `share`, which begins
+    with the end of the first step: its compilation would otherwise swallow the warm-up."""
 
     def __init__(self, budget_s: float):
         self.budget_s = budget_s
         self._started = time.monotonic()
         self._first: float | None = None  # seconds until the end of the first step
-        self._asked: float | None = None
+        self._ticked: float | None = None
+        self._last: tuple[float, ...] = ()  # seconds of the last two steps, with what came after them
         self._part = 0
 
     def spent(self) -> float:
+        """Seconds since it was made, by this process."""
         return time.monotonic() - self._started
+
+    def tick(self, spent: float) -> bool:
+        """Before each step, with the seconds that are `spent`: whether another step still fits that is as long as the
+        shorter one of the last two (the other may have been followed by an evaluation)."""
+        if self._ticked is not None:
+            if self._first is None:
+                self._first = spent
+            else:
+                self._last = (*self._last[-1:], spent - self._ticked)
+        self._ticked = spent
+        return spent + min(self._last, default=0.0) <= self.budget_s
 
     def share(self) -> float:
         """How much of the time for steps is behind, from 0 to 1."""
-        if self._first is None:
+        if self._first is None or self._ticked is None:
             return 0.0
-        return min(1.0, (self.spent() - self._first) / max(1e-9, self.budget_s - self._first))
-
-    def has_time(self) -> bool:
-        """Whether another step as long as the last one still fits; to be asked once before each step."""
-        now = self.spent()
-        last = 0.0 if self._asked is None or self._first is None else now - self._asked
-        if self._asked is not None and self._first is None:
-            self._first = now
-        self._asked = now
-        return now + last <= self.budget_s
+        return min(1.0, (self._ticked - self._first) / max(1e-9, self.budget_s - self._first))
 
     def crossed(self, parts: int) -> bool:
         """Whether another of `parts` equal parts of the time ended since the last question, and not the whole."""

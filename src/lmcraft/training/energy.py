@@ -2,7 +2,8 @@
 
 Processors are measured by RAPL (Linux; what the whole processor and its memory took, other work included), NVIDIA GPUs
 by NVML. Of what cannot be measured, a processor is taken for `watts_per_core` times the CPU time of this process, a GPU
-for its power limit all the time. Neither knows of fans, disks, power supplies or the building.
+for its power limit all the time. Neither knows of fans, disks, power supplies or the building. Of many processes each
+counts its own GPU and CPU time, and the first one of a machine what RAPL says of that machine.
 """
 
 from __future__ import annotations
@@ -28,12 +29,17 @@ class Meter:
     """Joules since it was made, of this machine's processors and, on CUDA, of the run's GPU.
 
     To be asked at least every few minutes: RAPL's counter starts anew after some 260 kJ, and two times unseen are one.
+    Where it is not the `first_here`, another process of the run reads RAPL.
     """
 
-    def __init__(self, device: torch.device, watts_per_core: float, powercap: Path = POWERCAP) -> None:
+    def __init__(
+        self, device: torch.device, watts_per_core: float, first_here: bool = True, powercap: Path = POWERCAP
+    ) -> None:
         zones, why_not = _rapl_zones(powercap)
         self._parts: list[_Part] = [
-            _Part("processors measured by RAPL", _rapl(zones)) if zones else _by_cpu_time(watts_per_core, why_not)
+            _Part("processors measured by RAPL", _rapl(zones if first_here else []))
+            if zones
+            else _by_cpu_time(watts_per_core, why_not)
         ]
         if device.type == "cuda":
             self._parts.append(_gpu(device))
@@ -55,13 +61,13 @@ class Meter:
         return self._joules
 
 
-def cost(joules: float, meter: Meter, runtime: Runtime) -> dict[str, Any]:
+def cost(joules: float, how: str, measured: bool, runtime: Runtime) -> dict[str, Any]:
     """What a summary and `energy.json` say: kWh, how they were found, and CO2e by the grid's stated intensity."""
     grid = runtime.grid_intensity
     return {
         "kwh": round(joules / JOULES_PER_KWH, 9),
-        "measured": meter.measured,
-        "how": meter.how,
+        "measured": measured,
+        "how": how,
         "gco2e": round(joules / JOULES_PER_KWH * grid, 6),
         "grid_gco2e_per_kwh": grid,
         "grid_source": GRID_SOURCE if grid == GRID_INTENSITY else "runtime.grid_intensity of this run",

@@ -103,7 +103,7 @@ def concatenate(lengths: NDArray[np.int64], row_tokens: int, order: NDArray[np.i
 class Loader:
     """Batches of `rows` rows of `row_tokens` tokens. Each epoch packs all sequences anew in an order drawn from
     (seed, epoch); batches run on across epochs, so `batch(step)` depends on nothing but its argument, as
-    must what `masking(batch, step)` makes of it."""
+    must what `masking(batch, step)` makes of it. `tokenizer` is the digest of the one that made the tokens."""
 
     def __init__(
         self,
@@ -116,13 +116,14 @@ class Loader:
         packing: str = "best_fit",
         masking: Callable[[Batch, int], Batch] | None = None,
         ngram_labels: NgramLabels | None = None,
+        tokenizer: str | None = None,
     ):
         longest = int(sequences.lengths.max()) if len(sequences.lengths) else 0
         if not split and longest > row_tokens:
             raise UserError(f"a sequence of {longest} tokens does not fit rows of {row_tokens}; raise `context`")
         self.sequences, self.row_tokens, self.rows, self.seed = sequences, row_tokens, rows, seed
         self.packing, self.masking = packing, masking
-        self.ngram_labels = ngram_labels
+        self.ngram_labels, self.tokenizer = ngram_labels, tokenizer
         self._place_of = np.concatenate(([0], np.cumsum(sequences.lengths)))
         self.pieces = split_sequences(sequences.lengths, row_tokens)
         if not self.pieces:

@@ -40,8 +40,14 @@ from lmcraft.training.stability import SpikeGuard
 CHECKPOINT_SECONDS = 20.0
 """Time between checkpoints: what a kill can cost."""
 
+QUICK_SAVE = 0.4
+"""Seconds that a checkpoint may take. One that takes longer is made as much more seldom: that is 2% of the time."""
+
 Evaluate = Callable[[Callable[[Batch], tuple[float, int]]], float]
-"""Given a function from a batch to (nats, predicted tokens), gives held-out bits per byte."""
+"""Given a function from a batch to (nats, predicted tokens), gives a held-out figure."""
+
+UNITS = {"heldout_bits_per_byte": "bits/byte", "heldout_masked_nats": "nats/mask"}
+"""Of the held-out figures, for the progress bar."""
 
 
 @dataclass
@@ -52,6 +58,11 @@ class History:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     telemetry: list[dict[str, Any]] = field(default_factory=list)
     energy: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> int:
+        """Steps that the spike guard left out."""
+        return sum(row.get("left_out", False) for row in self.metrics)
 
     def write(self, out: Path) -> None:
         (out / energy.FILE).write_text(json.dumps(self.energy, indent=2) + "\n", encoding="utf-8")
@@ -103,6 +114,7 @@ def train(
     micro_rows: int,
     machine: Machine,
     evaluate: Evaluate | None,
+    evaluated: str = "heldout_bits_per_byte",
     out: Path,
     runtime: Runtime,
     monitors: Monitors | None = None,
@@ -110,7 +122,7 @@ def train(
     first_context: int | None = None,
     first_context_share: float = 0.0,
 ) -> History:
-    """Train in place; returns the history, whose last row holds the final held-out bits per byte.
+    """Train in place; returns the history, whose last row holds the final held-out figure, by the name `evaluated`.
 
     The gradient of a step is that of (sum of losses) / (sum of weights) over the whole batch, so it does not depend on
     `micro_rows`. A run that was killed goes on from `runtime.scratch` and ends with the same weights, bit for bit on
@@ -125,10 +137,8 @@ def train(
     outputs: Any = torch.utils.deterministic
     outputs.fill_uninitialized_memory = False  # with NaN, in every kernel: that costs an eighth of a small step
     device = machine.device
-    meter = energy.Meter(device, runtime.watts_per_core)
+    meter = energy.Meter(device, runtime.watts_per_core, runtime.ranks is None or runtime.ranks.local_rank == 0)
     spread = spread_over(runtime.ranks, model.config, first_context or loader.row_tokens)
-    if clock and spread.size > 1:
-        raise UserError("train_minutes follows the clock of one process; with several, set train_tokens instead")
     this_run = _identity(model, loader, config, steps)
     spread.agree(this_run)
     network = spread.network(model, device).train()
@@ -143,13 +153,15 @@ def train(
         for optimizer, optimizer_state in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(optimizer_state)
         set_rng_state(state["rng"])
-        history = History(state["metrics"], state["telemetry"])
+        history = History(json.loads(state["metrics"]), json.loads(state["telemetry"]))
         guard.restore(state["guard"])
         if monitors:
-            monitors.rows = state["monitors"]
+            monitors.rows = json.loads(state["monitors"])
         if clock:
             clock.restore(state["clock"])
         runtime.progress.note(f"  resuming at step {first} of {steps}")
+        if state["precision"] != str(machine.dtype):
+            runtime.progress.note(f"  which was made in {state['precision']}; from here on it is {machine.dtype}")
     linears = to_float8(network) if machine.float8 else []
     if machine.compiled:
         for part in (*network.model.layers, network.model.norm):
@@ -166,18 +178,19 @@ def train(
             value = evaluate(
                 lambda batch: spread.sums(*likelihood(network, spread.part(batch).to(device), machine.dtype))
             )
-        history.metrics.append({"step": step, "heldout_bits_per_byte": value})
+        history.metrics.append({"step": step, evaluated: value})
         if board:
-            board.add_scalar("heldout_bits_per_byte", value, step)
+            board.add_scalar(evaluated, value, step)
         if monitors:
             _show(board, monitors.sources(step))
         return value
 
     def run_monitors(step: int) -> None:
-        if monitors is None or spread.size > 1:  # no process has a whole layer's units and heads
+        if monitors is None or not spread.whole_layers:
             return
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), _autocast(machine):
             _show(board, monitors.forward(network, step, runtime.progress.note))
+            spread.release(network)
 
     def evaluates_after(step: int) -> bool:
         if clock:
@@ -187,19 +200,21 @@ def train(
 
     if first == 0:
         run_evaluation(0)
-    heldout = next((row["heldout_bits_per_byte"] for row in reversed(history.metrics) if len(row) == 2), None)
+    quality = _Best(history, evaluated)
+    heldout = quality.last()
     step_tokens = loader.rows * loader.row_tokens
     flops = matmul_flops_per_token(model.config)
     rate = spread.size * flops / machine.floor_seconds_per_token
     micro_rows = spread.micro_rows(loader.rows, micro_rows)
     saved = mark = time.monotonic()
+    saving = 0.0
     marked = first
     seconds_before = history.telemetry[-1]["seconds"] if history.telemetry else 0.0
     joules_before = history.telemetry[-1]["joules"] if history.telemetry else 0.0
-    quality = _Best(history)
+    joules, joules_elsewhere = 0.0, 0.0
 
     def save(step: int) -> None:
-        state = _state(network, optimizers, history, guard, monitors, clock)
+        state = _state(network, optimizers, history, guard, monitors, clock, machine)
         spread.save(checkpoints, step, state, this_run, quality.now())
 
     done, total = first, None if clock else steps * step_tokens
@@ -209,8 +224,10 @@ def train(
         Prefetched(loader, steps) as batches,
     ):
         for step in range(first, steps):
-            last = step + 1 == steps or (clock is not None and not clock.has_time())
-            at, of = (int(clock.share() * 10_000), 10_000) if clock else (step, steps)
+            last = step + 1 == steps or (clock is not None and not clock.tick(spread.of_first(clock.spent())))
+            at, of = step, steps
+            if clock:  # or the text, seen as often as it may be, ends before the time does
+                at, of = max(int(clock.share() * 10_000), step * 10_000 // steps), 10_000
             factor = rate_factor(at, of, config)
             set_schedule(optimizers, factor, step)
             batch, batch_rows = spread.part(batches.batch(step)), micro_rows
@@ -241,44 +258,59 @@ def train(
             now = time.monotonic()
             if now - mark >= 2.0 or last:
                 speed = (done - marked) * step_tokens / (now - mark)
-                mfu = speed * flops / rate
+                share = speed * flops / rate
                 seconds_before += now - mark
-                measured = {"tokens_per_second": speed, "mfu": mfu, "joules": joules_before + meter.joules()}
+                joules = meter.joules()
+                measured = {
+                    "tokens_per_second": speed,
+                    "matmul_share": share,
+                    "joules": joules_before + joules + joules_elsewhere,
+                }
                 history.telemetry.append({"step": done, "seconds": round(seconds_before, 3), **measured})
                 mark, marked = now, done
                 if board:
                     for name in ("loss", "rate", "grad_norm"):
                         board.add_scalar(name, row[name], done)
                     board.add_scalar("tokens_per_second", speed, done)
-            shown = f"loss {row['loss']:.3f}" + (f" · held-out {heldout:.3f} bits/byte" if heldout else "")
+            shown = f"loss {row['loss']:.3f}" + (f" · held-out {heldout:.3f} {UNITS[evaluated]}" if heldout else "")
             if clock:
                 shown += f" · {clock.spent() / 60:.1f} of {clock.budget_s / 60:g} minutes"
             if history.telemetry:
-                shown += f" · MFU {history.telemetry[-1]['mfu']:.0%}"
+                shown += f" · {history.telemetry[-1]['matmul_share']:.0%} of the matmul rate"
             task.advance(step_tokens, shown)
             if evaluates:
                 before = time.monotonic()
                 heldout = run_evaluation(done)
                 mark += time.monotonic() - before
-            due = time.monotonic() - saved >= CHECKPOINT_SECONDS or quality.improved()
+            wait = CHECKPOINT_SECONDS * max(1.0, saving / QUICK_SAVE)
+            due = time.monotonic() - saved >= wait or quality.improved()
             if last:
                 break
-            due, asked = spread.any(due, termination.asked)
-            if due or asked:
+            due_anywhere, asked_anywhere, all_joules = spread.sum(due, termination.asked, joules)
+            joules_elsewhere = all_joules - joules
+            if due_anywhere or asked_anywhere:
                 before = time.monotonic()
+                joules = meter.joules()
+                joules_elsewhere = spread.sum(joules)[0] - joules
+                if history.telemetry:
+                    history.telemetry[-1]["joules"] = joules_before + joules + joules_elsewhere
                 save(done)
                 saved = time.monotonic()
-                mark += saved - before
-                if asked:
+                saving = saved - before
+                mark += saving
+                if asked_anywhere:
                     runtime.progress.note(f"  stopped after step {done} of {steps}; what was learnt is saved")
                     raise Terminated
     from_float8(linears)
     run_evaluation(done)
     if board:
         board.close()
+    joules, estimated = spread.sum(meter.joules(), not meter.measured)
+    how = " / ".join(dict.fromkeys(spread.gather(meter.how)))
+    how += f"; the sum of {spread.size} processes" if spread.size > 1 else ""
     spread.finish(network, model)
     model.eval()
-    history.energy = energy.cost(joules_before + meter.joules(), meter, runtime)
+    history.energy = energy.cost(joules_before + joules, how, not estimated, runtime)
     history.write(out)
     if monitors:
         monitors.write(out)
@@ -313,19 +345,22 @@ def _autocast(machine: Machine) -> torch.autocast:
 
 
 class _Best:
-    """Held-out bits per byte as the history has them, and whether they were never so low."""
+    """Held-out figures as the history has them by name, and whether they were never so low."""
 
-    def __init__(self, history: History) -> None:
-        self.history = history
+    def __init__(self, history: History, name: str) -> None:
+        self.history, self.name = history, name
         self.seen = len(self._values())
 
     def _values(self) -> list[float]:
-        return [row["heldout_bits_per_byte"] for row in self.history.metrics if "heldout_bits_per_byte" in row]
+        return [row[self.name] for row in self.history.metrics if self.name in row]
+
+    def last(self) -> float | None:
+        return next(reversed(self._values()), None)
 
     def now(self) -> float | None:
         """That of the last step, if it was measured there."""
         last = self.history.metrics[-1] if self.history.metrics else {}
-        return last.get("heldout_bits_per_byte")
+        return last.get(self.name)
 
     def improved(self) -> bool:
         """Whether a new lowest value came since the last question."""
@@ -360,6 +395,7 @@ def _identity(model: Transformer, loader: Loader, config: TrainingConfig, steps:
         "settings": config.identity(),
         "network": model.config.model_dump(mode="json"),
         "data": {
+            "tokenizer": loader.tokenizer,
             "fingerprint": loader.fingerprint(),
             "row_tokens": loader.row_tokens,
             "rows": loader.rows,
@@ -377,17 +413,19 @@ def _state(
     guard: SpikeGuard,
     monitors: Monitors | None,
     clock: Clock | None,
+    machine: Machine,
 ) -> dict[str, Any]:
     """All that the next step depends on."""
     return {
         "model": network.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "rng": rng_state(),
-        "metrics": history.metrics,
-        "telemetry": history.telemetry,
+        "metrics": json.dumps(history.metrics),  # texts: of a long run they are most of the state
+        "telemetry": json.dumps(history.telemetry),
         "guard": guard.state(),
-        "monitors": monitors.rows if monitors else [],
+        "monitors": json.dumps(monitors.rows if monitors else []),
         "clock": clock.state() if clock else None,
+        "precision": str(machine.dtype),
     }
 
 

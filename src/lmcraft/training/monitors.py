@@ -8,6 +8,7 @@ weights and gradients and run the network once more on a small fixed batch, with
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from torch.overrides import TorchFunctionMode
 
 from lmcraft.model import Transformer
+from lmcraft.model.attention import QUERIES
 from lmcraft.model.feed_forward import Experts
 from lmcraft.training.objectives import Batch
 
@@ -253,23 +255,24 @@ class _AttentionLogits(TorchFunctionMode):
         B, H, T, _ = query.shape
         S = key.shape[2]
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        allowed = torch.ones(T, S, dtype=torch.bool, device=query.device)
-        if is_causal:
-            allowed = allowed.tril()
         largest = torch.full((), -math.inf, device=query.device)
-        for row in range(B):  # row by row: all logits of a row are held at a time, never those of the batch
+        every = torch.arange(S, device=query.device)
+        for row, start in itertools.product(range(B), range(0, T, QUERIES)):  # so few logits are held at a time
+            own = slice(start, min(T, start + QUERIES))
             keys = key[row].float()
             if enable_gqa and keys.shape[0] != H:
                 keys = keys.repeat_interleave(H // keys.shape[0], dim=0)
-            logits_HTS = torch.matmul(query[row].float(), keys.transpose(-1, -2)) * scale
-            seen = allowed[None]
+            logits_HQS = torch.matmul(query[row, :, own].float(), keys.transpose(-1, -2)) * scale
+            seen = torch.ones(1, own.stop - start, S, dtype=torch.bool, device=query.device)
+            if is_causal:
+                seen = seen & (every <= torch.arange(start, own.stop, device=query.device)[:, None])
             if attn_mask is not None:
-                mask = attn_mask.expand(B, -1, -1, -1)[row]
+                mask = attn_mask.expand(B, -1, T, -1)[row, :, own]
                 seen = seen & (mask if mask.dtype == torch.bool else mask > -1e4)
-                logits_HTS = logits_HTS if mask.dtype == torch.bool else logits_HTS + mask.float()
+                logits_HQS = logits_HQS if mask.dtype == torch.bool else logits_HQS + mask.float()
             if self.real_BT.shape == (B, T):
-                seen = seen & self.real_BT[row][None, :, None]
-            largest = torch.maximum(largest, logits_HTS.masked_fill(~seen, -math.inf).max())
+                seen = seen & self.real_BT[row, own][None, :, None]
+            largest = torch.maximum(largest, logits_HQS.masked_fill(~seen, -math.inf).max())
         return float(largest)
 
 

@@ -28,6 +28,8 @@ class Alone:
 
     size = 1
     first = True
+    whole_layers = True
+    """Whether each process has all heads, units and positions of the rows that it reads."""
 
     def agree(self, run: Identity) -> None: ...
 
@@ -36,6 +38,9 @@ class Alone:
 
     def objective(self, objective: Objective) -> Objective:
         return objective
+
+    def release(self, network: Transformer) -> None:
+        """After a forward pass that no backward pass will follow."""
 
     def part(self, batch: Batch) -> Batch:
         return batch
@@ -49,8 +54,14 @@ class Alone:
     def number(self, tensor: Tensor) -> float:
         return float(tensor)
 
-    def any(self, *flags: bool) -> list[bool]:
-        return list(flags)
+    def sum(self, *numbers: float) -> list[float]:
+        return list(numbers)
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def of_first(self, number: float) -> float:
+        return number
 
     def save(self, folder: Path, step: int, state: dict[str, Any], run: Identity, quality: float | None) -> None:
         save_checkpoint(folder, step, state, run, quality)

@@ -37,7 +37,7 @@ from lmcraft.training.float8 import check_float8
 from lmcraft.training.hardware import resolve_precision
 from lmcraft.training.heldout import Evaluate, heldout_bits_per_byte, heldout_masked_nats, monitored_batch
 from lmcraft.training.loader import Loader
-from lmcraft.training.loop import History, resolve_machine, train
+from lmcraft.training.loop import resolve_machine, train
 from lmcraft.training.masking import Masking
 from lmcraft.training.memory import available_bytes, check_memory, shown_bytes
 from lmcraft.training.monitors import Monitors
@@ -100,7 +100,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
         ahead = Ahead(shape, config.predict_ahead)
         ahead.initialise(config.seed)
         model.add_module("ahead", ahead)  # so that the optimizers and the checkpoints have it
-        objective = next_tokens(ahead, config.predict_ahead_weight, config.z_loss)
+        objective = next_tokens(config.predict_ahead_weight, config.z_loss)
     machine = resolve_machine(model, config, runtime, plan.train_tokens, plan.micro_rows * plan.row_tokens)
     resolved = {
         "shape": shape.model_dump(
@@ -114,12 +114,13 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
     history = train(
         model,
         loader,
-        balanced(objective, config.router_aux_loss) if shape.num_experts else objective,
+        balanced(objective, config.router_aux_loss) if shape.has_experts else objective,
         config,
         steps=plan.steps,
         micro_rows=plan.micro_rows,
         machine=machine,
         evaluate=heldout[on_the_way],
+        evaluated=on_the_way,
         out=out,
         runtime=runtime,
         clock=clock,
@@ -130,10 +131,9 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
             heldout[on_the_way],
         ),
     )
-    model = model.float()
+    model = model.float().to(machine.device)
     if config.predict_ahead:
         del model.ahead
-    name_evaluations(history, on_the_way)
     for name in afterwards:
         if (evaluate := heldout[name]) is not None:
             history.metrics[-1][name] = evaluate(nats_of(model, machine.device))
@@ -142,16 +142,17 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, runtime: Runtime) -> 
     tokenizer.save(out)
     (out / "training.json").write_text(json.dumps(resolved, indent=2) + "\n", encoding="utf-8")
     speeds = sorted(row["tokens_per_second"] for row in history.telemetry)
-    mfus = sorted(row["mfu"] for row in history.telemetry)
+    shares = sorted(row["matmul_share"] for row in history.telemetry)
     steps = max(row["step"] for row in history.metrics)
     return {
         "parameters": plan.parameters,
         "steps": steps,
         "tokens": steps * plan.rows * plan.row_tokens,
+        "steps_left_out": history.left_out,
         **{name: history.metrics[-1].get(name) for name in heldout},
         "loss": next(row["loss"] for row in reversed(history.metrics) if "loss" in row),
         "tokens_per_second": round(speeds[len(speeds) // 2]),
-        "mfu": round(mfus[len(mfus) // 2], 4),
+        "matmul_share": round(shares[len(shares) // 2], 4),
         "matmul_floor_tokens_per_second": round(1 / machine.floor_seconds_per_token),
         "energy": history.energy,
         **machine.describe(),
@@ -185,13 +186,6 @@ def make_evaluations(
     return found
 
 
-def name_evaluations(history: History, name: str) -> None:
-    """The loop calls whatever it measures bits per byte; a masked model has none."""
-    for row in history.metrics:
-        if name != "heldout_bits_per_byte" and "heldout_bits_per_byte" in row:
-            row[name] = row.pop("heldout_bits_per_byte")
-
-
 def nats_of(model: Transformer, device: torch.device) -> Callable[[Batch], tuple[float, int]]:
     """Nats and number of the labelled tokens of a batch, in float32."""
     objective = next_token()
@@ -215,7 +209,7 @@ def make_training_plan(
     """Derive the size of the run. Raises UserError when the corpus is too small for it."""
     corpus = documents.shards.tokens
     if config.train_minutes:
-        train_tokens = round(config.max_epochs * corpus)  # the clock ends it before
+        train_tokens = int(config.max_epochs * corpus)  # the clock ends it before
     else:
         train_tokens = config.train_tokens or round(config.tokens_per_parameter * shape.parameters(active=True))
     row = config.context
@@ -233,6 +227,8 @@ def make_training_plan(
         first = None
     derived = CLOCKED_BATCH_TOKENS if config.train_minutes else default_batch_tokens(train_tokens, row)
     batch = config.batch_tokens or derived
+    if batch < row:
+        runtime.progress.note(f"  steps of one row of {row} tokens: batch_tokens ({batch}) does not hold one")
     rows = max(1, batch // row)
     steps = max(1, train_tokens // (rows * row))
     if corpus < 2 * rows * row or train_tokens > config.max_epochs * corpus:
@@ -243,7 +239,16 @@ def make_training_plan(
         )
     micro_rows = choose_micro_rows(config, rows, row, resolve_device(runtime.device))
     labels = make_ngram_labels(documents, share, config.seed, runtime) if share else None
-    loader = Loader(documents, row, rows, config.seed, packing=config.packing, masking=masking, ngram_labels=labels)
+    loader = Loader(
+        documents,
+        row,
+        rows,
+        config.seed,
+        packing=config.packing,
+        masking=masking,
+        ngram_labels=labels,
+        tokenizer=documents.shards.tokenizer_sha256,
+    )
     plan = TrainingPlan(
         parameters=shape.parameters(),
         active_parameters=shape.parameters(active=True),
@@ -288,6 +293,7 @@ def _figure(value: Any) -> str:
 
 
 def check(config: PretrainConfig, runtime: Runtime) -> None:
+    refuse_to_part(config, runtime)
     device = resolve_device(runtime.device)
     resolve_precision(config.precision, device)
     if config.precision == "float8":
@@ -297,6 +303,16 @@ def check(config: PretrainConfig, runtime: Runtime) -> None:
     check_memory(smallest, config, runtime, rows=1, micro_rows=1, row_tokens=1)
     if runtime.tensorboard is not None and find_spec("tensorboard") is None:
         raise UserError('runtime.tensorboard needs TensorBoard: pip install "lmcraft[tensorboard]"')
+
+
+def refuse_to_part(config: PretrainConfig, runtime: Runtime) -> None:
+    """Raises UserError for what reads whole rows where processes are to share them."""
+    if runtime.ranks is None or not runtime.ranks.shares_layers:
+        return
+    if config.predict_ahead:
+        raise UserError("predict_ahead reads rows whole: set runtime.parallel.tensor and runtime.parallel.context to 1")
+    if config.objective != "next_token" and runtime.ranks.settings.context > 1:
+        raise UserError("masked rows see both sides of a token: set runtime.parallel.context: 1")
 
 
 def estimate(config: PretrainConfig, runtime: Runtime) -> float | None:
@@ -320,7 +336,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 STAGE = Stage(
     name="pretrain",
-    version=6,
+    version=7,
     config=PretrainConfig,
     inputs={
         "tokens": Input(("tokens",)),

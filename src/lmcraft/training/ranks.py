@@ -11,11 +11,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from lmcraft.inference.devices import resolve_device
 from lmcraft.recipe.schema import ParallelConfig
@@ -37,10 +36,11 @@ class Ranks:
         if missing := [name for name in VARIABLES if name not in os.environ]:
             raise UserError(f"several processes, but {missing[0]} is not set: start them with torchrun")
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         self.settings, self.timeout = settings, timedelta(seconds=settings.timeout)
         self.shard = _shard_degree(settings, self.size)
-        self.device = _own_device(device, int(os.environ.get("LOCAL_RANK", self.rank)), self.local_size)
+        self.device = _own_device(device, self.local_rank, self.local_size)
         with self.watched():
             store, rank, size = next(iter(dist.rendezvous("env://", timeout=self.timeout)))
             if self.local_size == self.size:
@@ -132,18 +132,12 @@ class Ranks:
         with self.watched():
             return [json.loads(self._hear(f"{turn}/{rank}", rank)) for rank in range(self.size)]
 
-    def any(self, *flags: bool) -> list[bool]:
-        """Each flag, whether it is set on some rank."""
-        return [bool(flag) for flag in self._reduced(torch.tensor(flags, dtype=torch.int64), dist.ReduceOp.MAX)]
-
     def sum(self, *numbers: float) -> list[float]:
         """Each number's sum over all ranks, in float64."""
-        return self._reduced(torch.tensor(numbers, dtype=torch.float64), dist.ReduceOp.SUM).tolist()
-
-    def _reduced(self, tensor: Tensor, operation: Any) -> Tensor:
+        sums = torch.tensor(numbers, dtype=torch.float64)
         with self.watched():
-            dist.all_reduce(tensor, operation)
-        return tensor
+            dist.all_reduce(sums)
+        return cast(list[float], sums.tolist())
 
     def _turn(self) -> str:
         self._said += 1

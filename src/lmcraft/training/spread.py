@@ -57,6 +57,7 @@ class Spread(Alone):
         settings = ranks.settings
         self.ranks, self.size, self.first = ranks, ranks.size, ranks.first
         self.context, self.tensor = settings.context, settings.tensor
+        self.whole_layers = not ranks.shares_layers
         self.data = ranks.data
         _check(config, row_tokens, self.context, self.tensor)
         kind = ranks.device.type
@@ -77,8 +78,7 @@ class Spread(Alone):
 
     def network(self, model: Transformer, device: torch.device) -> Transformer:
         """This process's part of a copy of the model, which stays whole; `finish` gives it what was learnt."""
-        if extra := [name for name, _ in model.named_children() if name not in ("model", "lm_head")]:
-            raise UserError(f"{extra[0]} (predict_ahead) is trained by one process: leave it out, or start one process")
+        assert self.whole_layers or not hasattr(model, "ahead"), "it reads rows whole"
         network = copy.deepcopy(model)
         if self.tensor > 1:
             _share_matrices(network, self.weights["tensor"])
@@ -101,16 +101,18 @@ class Spread(Alone):
             seen = cast(Transformer, _Seen(network, self, batch))
             loss, weight = objective(seen, self._columns(batch), dtype)
             if not torch.is_grad_enabled():
-                cast(Any, network).reshard()  # no backward pass will
+                self.release(network)
             return loss, weight
 
         return of_a_part
 
+    def release(self, network: Transformer) -> None:
+        cast(Any, network).reshard()  # as the end of a backward pass does
+
     def part(self, batch: Batch) -> Batch:
         """This process's rows: the n-th of as many equal parts as there are data ranks, with empty rows at the end
         where they do not divide. The processes of a context or tensor group have the same rows."""
-        if batch.bidirectional is not None and self.context > 1:
-            raise UserError("masked rows see both sides of a token: set runtime.parallel.context: 1")
+        assert batch.bidirectional is None or self.context == 1
         rows = self._rows(batch.tokens.shape[0])
         mine = batch.rows(self.at["data"] * rows, (self.at["data"] + 1) * rows)
         return _padded(mine, rows - mine.tokens.shape[0])
@@ -145,8 +147,14 @@ class Spread(Alone):
     def number(self, tensor: Tensor) -> float:
         return float(full_matrix(tensor))
 
-    def any(self, *flags: bool) -> list[bool]:
-        return self.ranks.any(*flags)
+    def sum(self, *numbers: float) -> list[float]:
+        return self.ranks.sum(*numbers)
+
+    def gather(self, value: Any) -> list[Any]:
+        return self.ranks.gather(value)
+
+    def of_first(self, number: float) -> float:
+        return self.sum(number if self.first else 0.0)[0]
 
     def save(self, folder: Path, step: int, state: dict[str, Any], run: Identity, quality: float | None) -> None:
         save_sharded(self.ranks, folder, step, state, run, quality)
@@ -187,7 +195,7 @@ def _check(config: ModelConfig, row_tokens: int, context: int, tensor: int) -> N
             )
     if tensor > 1 and config.model_type == "olmo3":
         raise UserError("olmo3 norms all heads at once, which tensor parallelism parts: set runtime.parallel.tensor: 1")
-    if config.num_experts and context * tensor > 1:
+    if config.has_experts and context * tensor > 1:
         raise UserError(
             "experts are balanced over whole rows: set runtime.parallel.tensor and runtime.parallel.context to 1"
         )
