@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ sys.path.append(str(Path(__file__).parents[2]))  # the benchmarks are no part of
 
 from benchmarks.time_to_quality import contest, judging, nanochat_side, text
 
+ROOT = Path(__file__).parents[2]
 VOCABULARY = 64
 LENGTHS = (1, 7, 8, 9, 40, 123)
 
@@ -111,3 +114,57 @@ def test_nanochat_s_schedules_end_where_its_script_s_end() -> None:
     assert nanochat_side.rate(1.0, 1000, settings) == pytest.approx(0.05)
     assert nanochat_side.momentum(0.2, 500, settings) == pytest.approx(0.97)
     assert nanochat_side.momentum(1.0, 500, settings) == pytest.approx(0.90)
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.time_to_quality", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def made_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `prepare` makes, of texts that count in words of two syllables."""
+    folder = tmp_path_factory.mktemp("text")
+    syllables = [a + b for a in "bdfglmnprst" for b in "aeiou"]
+    words = [a + b for a in syllables for b in syllables[:8]]
+    rows = [
+        {
+            "kind": "book" if n % 2 else "lead",
+            "name": str(n),
+            "text": " ".join(words[(n + 3 * i) % len(words)] for i in range(300)),
+        }
+        for n in range(60)
+    ]
+    text.write_documents(folder / "documents", rows[:50])
+    for name, part in (("train", rows[:50]), ("heldout", rows[50:56]), ("tuning", rows[56:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    (folder / "text.json").write_text(json.dumps({"sha256": {"train": "0"}}))
+    return folder
+
+
+def test_contenders_run_in_their_time_and_stand_in_the_table(made_text: Path, tmp_path: Path) -> None:
+    small = {
+        "lmcraft": "--vocab 512 --compile off "
+        + " ".join(f"--set {each}" for each in ("depth=1", "hidden_size=32", "context=64", "batch_tokens=512")),
+        "nanogpt": "--vocab 512 --no-compile --depth 1 --width 64 --context 64 --batch 512",
+    }
+    for contender, settings in small.items():
+        place = ["--text", str(made_text), "--out", str(tmp_path), "--budget", "15", "--threads", "1"]
+        words = ["run", "--contender", contender, *place, *settings.split()]
+        ran = run(*words)
+        assert ran.returncode == 0, ran.stderr[-2000:]
+        assert "bits per byte (SE" in ran.stdout
+        assert "the row is there already" in run(*words).stdout
+    for row in map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines()):
+        assert row["seconds"] < 16 and row["steps"] > 5
+        assert row["bits_per_byte"] < 8, "less than a byte takes"
+        assert row["pieces"] == 6
+    table = run("table", str(tmp_path)).stdout
+    assert "| 15 | cold | lmcraft |" in table and "| 15 | cold | nanogpt |" in table
+
+
+def test_a_folder_without_text_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    ran = run("run", "--contender", "nanogpt", "--text", str(tmp_path), "--out", str(tmp_path))
+    assert ran.returncode == 2
+    assert f"{tmp_path} has no text.json: make the text with `prepare`" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmcraft.recipe.stage import UserError
+from lmcraft.recipe.stage import Progress, UserError
 from lmcraft.store.store import is_disk_full
 
 
@@ -163,3 +165,27 @@ def test_two_runs_do_not_collide(house: Any) -> None:
     with house.store.lock("ab" * 32, lambda: waited.append(True)):
         assert waited == [True]
     other.join()
+
+
+def test_a_rank_whose_recipe_lacks_the_step_or_has_another_says_so(house: Any, recipe_text: str) -> None:
+    from lmcraft.recipe.plan import make_runtime
+    from lmcraft.recipe.runner import follow
+
+    class OtherRank:
+        rank, local_size = 1, 2
+
+        def __init__(self, step: str) -> None:
+            self.step = step
+
+        def calls(self) -> Iterator[dict[str, Any]]:
+            yield {"step": self.step, "inputs": {}, "scratch": "."}
+
+        def agree(self, what: str, value: Any) -> None:
+            raise UserError(f"rank 1 has another {what}: {value['stage']}")
+
+    recipe = house.recipe(recipe_text)
+    for step, words in (("pretrain", "another recipe, without the step pretrain: start"), ("both", "recipe: join")):
+        runtime = replace(make_runtime(recipe.runtime, Progress()), ranks=OtherRank(step))
+        with pytest.raises(UserError, match=words):
+            follow(recipe, runtime)
+    assert house.calls == []

@@ -22,6 +22,14 @@ def test_a_token_meets_as_many_weights_in_experts_as_in_the_dense_network() -> N
     assert 2.5 < mixture.parameters() / dense.parameters() < 4
 
 
+@pytest.mark.parametrize("changes", [{"kv_heads": 2}, {"architecture": "olmo3"}])
+def test_a_number_of_parameters_finds_a_depth_that_its_heads_divide(changes: dict[str, Any]) -> None:
+    shape = derive_shape(PretrainConfig(parameters=10_000_000, **changes), 4096, {})
+    assert 0.7 < shape.parameters() / 10_000_000 < 1.4
+    with pytest.raises(UserError, match=r"head_dim \(3\) must be even"):
+        derive_shape(PretrainConfig(parameters=10_000_000, head_dim=3), 4096, {})
+
+
 def test_three_layers_in_four_have_windows_and_never_the_last() -> None:
     kinds = derive_shape(PretrainConfig(depth=6, architecture="olmo3"), 1000, {})
     assert [kind[:4] for kind in kinds.kinds] == ["slid", "slid", "slid", "full", "slid", "full"]
@@ -35,6 +43,7 @@ def test_three_layers_in_four_have_windows_and_never_the_last() -> None:
         ({"sliding_window": 4}, "sliding_window belongs to architecture olmo3"),
         ({"architecture": "qwen3_moe", "experts": 2, "experts_per_token": 3}, "must not exceed experts"),
         ({"objective": "masked", "ngram_smoothing": 0.5}, "ngram_smoothing is for next tokens"),
+        ({"warmup": 0.5, "decay": 0.8}, r"warmup \(0.5\) and decay \(0.8\) are shares of the run and come one after"),
     ],
 )
 def test_settings_of_another_family_are_refused(changes: dict[str, Any], message: str) -> None:

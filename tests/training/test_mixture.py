@@ -156,6 +156,20 @@ def test_the_transformer_proxy_learns_what_it_is_given(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / ".mixture").exists()
 
 
+def test_a_setting_that_means_nothing_to_a_proxy_is_refused() -> None:
+    with pytest.raises(ValueError, match="the transformer proxy knows no objective: it is a new network that predicts"):
+        settings(transformer={"depth": 1, "objective": "masked"})
+
+
+def test_a_group_of_which_little_is_drawn_has_some(tmp_path: Path) -> None:
+    """Of a thousand pieces, two are wanted: by chance alone a seventh of all draws had none."""
+    folder = write_documents(tmp_path / "d", {"a": 1000})
+    sizes = {"a": sum(len(text.encode()) for _, _, text, _ in mixture._pieces(settings(), folder, None))}
+    wanted = 2 * sizes["a"] // 1000
+    for seed in range(20):
+        assert mixture._gather(settings(seed=seed), folder, None, {"a": wanted}, sizes)["a"]
+
+
 def test_regression_finds_a_planted_optimum() -> None:
     natural = np.array([0.6, 0.3, 0.1])
     weights = draw_mixtures(natural, 40, np.ones(3), 0)

@@ -83,7 +83,12 @@ def follow(recipe: Recipe, runtime: Runtime) -> None:
     workers = max(1, runtime.workers // runtime.ranks.local_size)
     silent = replace(runtime, progress=Progress(), tensorboard=None, workers=workers)
     for order in runtime.ranks.calls():
-        step = recipe.steps[order["step"]]
+        step = recipe.steps.get(order["step"])
+        if step is None:
+            raise UserError(
+                f"rank {runtime.ranks.rank} has another recipe, without the step {order['step']}: start all ranks with "
+                "the same command and files"
+            )
         inputs = {
             name: [Path(path) for path in given] if isinstance(given, list) else Path(given)
             for name, given in order["inputs"].items()

@@ -35,8 +35,8 @@ class TrainingConfig(StageConfig):
     spike_limit: float | None = Field(
         6.0,
         gt=0,
-        description="a step is left out whose loss or gradient norm (by logarithms) lies so many standard deviations "
-        "above the mean of the last 128; null: only when it is not finite",
+        description="a step is left out whose loss or gradient norm lies so many standard deviations above the mean "
+        "of the last 128, a norm at least at twice the mean; null: only when it is not finite",
     )
     z_loss: float = Field(0.0, ge=0, description="weight of logsumexp² (keeps logits small)")
     batch_tokens: int | None = Field(None, gt=0, description="tokens of a step; default: derived")
@@ -49,6 +49,15 @@ class TrainingConfig(StageConfig):
     evaluations: int = Field(8, ge=0, description="how often held-out text is measured on the way")
     heldout_tokens: int = Field(40_000, gt=0, description="held-out tokens measured each time")
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _phases(self) -> TrainingConfig:
+        if self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup ({self.warmup:g}) and decay ({self.decay:g}) are shares of the run and come one after the "
+                "other: lower one of them"
+            )
+        return self
 
 
 class PretrainConfig(TrainingConfig):
@@ -232,7 +241,14 @@ def derive_shape(config: PretrainConfig, vocab_size: int, special: dict[str, int
     """The network's shape from the dial: width 64 x depth (nanochat's ratio), SwiGLU width 8/3 (Shazeer 2020); of
     windows three layers in four, never the last (Olmo 3)."""
     if config.parameters is not None:
-        shapes = [_shape(config, depth, vocab_size, special) for depth in range(1, 129)]
+        shapes, refused = [], None
+        for depth in range(1, 129):
+            try:
+                shapes.append(_shape(config, depth, vocab_size, special))
+            except UserError as error:  # of one depth the heads divide, of another not
+                refused = error
+        if refused and not shapes:
+            raise refused
         return min(shapes, key=lambda shape: abs(shape.parameters() - (config.parameters or 0)))
     return _shape(config, config.depth or 4, vocab_size, special)
 

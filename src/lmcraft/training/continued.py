@@ -129,10 +129,14 @@ def _tokenizer_sha256(directory: Path) -> str | None:
 
 def _carried_over(table_VD: torch.Tensor, directory: Path, tokenizer: Tokenizer) -> torch.Tensor:
     """The embeddings of a new vocabulary from those of the model's own, [V', D]."""
-    old = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    file = directory / "tokenizer.json"
+    try:
+        old = tokenizers.Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # the library raises nothing more special
+        raise UserError(f"{file} cannot be read ({error}): restore it, or leave new_vocabulary out") from None
     new = tokenizers.Tokenizer.from_str(tokenizer.json).get_vocab(with_added_tokens=True)
     fresh = table_VD.mean(0).repeat(tokenizer.vocab_size, 1)
     for token, number in new.items():
-        if token in old:
+        if old.get(token, len(table_VD)) < len(table_VD):  # a tokenizer may have tokens without an embedding
             fresh[number] = table_VD[old[token]]
     return fresh

@@ -14,6 +14,7 @@ import torch
 
 from lmcraft.inference.devices import resolve_device
 from lmcraft.model import ModelConfig
+from lmcraft.model.attention import QUERIES
 from lmcraft.recipe.stage import Runtime, UserError, count
 from lmcraft.training.config import TrainingConfig
 from lmcraft.training.hardware import resolve_precision
@@ -108,7 +109,12 @@ def plan_memory(
     size = 2 if dtype == torch.bfloat16 else 4
     tokens = micro_rows * row_tokens
     layers = shape.num_hidden_layers + ahead
-    per_token = sum(_layer_bytes(shape, layer % shape.num_hidden_layers, size, row_tokens) for layer in range(layers))
+    kinds = [shape.kinds[layer % shape.num_hidden_layers] for layer in range(layers)]
+    keys = {kind: _keys_kept(shape, device, row_tokens, shape.window(kind)) for kind in kinds}
+    per_token = sum(
+        _layer_bytes(shape, layer % shape.num_hidden_layers, size, keys[kind]) for layer, kind in enumerate(kinds)
+    )
+    per_token += sum(size * each for each in keys.values())  # the mask of each kind of layer
     per_token += (4 + 2 * size) * shape.hidden_size  # the last norm
     copies = 0 if size == 4 else 2 * (parameters - tables)  # autocast's of the matrices
     chunk = CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS
@@ -125,20 +131,30 @@ def plan_memory(
     )
 
 
-def _layer_bytes(shape: ModelConfig, layer: int, size: int, row_tokens: int) -> int:
+def _keys_kept(shape: ModelConfig, device: torch.device, row_tokens: int, window: int | None) -> int:
+    """Of how many keys a query's probabilities are kept where a row is one document: on a CPU those of its tile, on a
+    GPU none. On other devices no probabilities are, but a mask of all keys is as large as those of one head."""
+    if device.type == "cuda":
+        return 0
+    if device.type != "cpu" or not shape.causal:
+        return row_tokens
+    return min(row_tokens, row_tokens // 2 + QUERIES // 2, (window or row_tokens) + QUERIES)
+
+
+def _layer_bytes(shape: ModelConfig, layer: int, size: int, keys_kept: int) -> int:
     """Bytes that a layer keeps of each token for the backward pass."""
     d, a = shape.hidden_size, shape.head_dim
     queries, keys = shape.num_attention_heads * a, shape.num_key_value_heads * a
     norm = 4 + 2 * size  # its input in float32, that normed, and the result
     turned = (norm + size if shape.qk_norm else size) * (queries + keys)
     attention = turned + size * keys + 2 * size * queries + 4 * shape.num_attention_heads
-    mask = size * row_tokens  # what scaled_dot_product_attention makes of a mask of documents
+    probabilities = size * keys_kept * shape.num_attention_heads
     if shape.sparse(layer):
         met, width = shape.num_experts_per_tok or 1, shape.moe_intermediate_size or 1
         feed_forward = met * (4 * size * width + 3 * size * d) + 8 * (shape.num_experts or 1)
     else:
         feed_forward = 4 * size * shape.intermediate_size
-    return 2 * norm * d + attention + mask + feed_forward
+    return 2 * norm * d + attention + probabilities + feed_forward
 
 
 def refuse_what_does_not_fit(plan: MemoryPlan, available: int, micro_rows: int, row_tokens: int) -> None:

@@ -34,6 +34,15 @@ PIECE = 4000
 CANDIDATES = 50_000
 
 
+PROXY_SETTINGS = {
+    *("depth", "parameters", "hidden_size", "heads", "kv_heads", "head_dim", "intermediate_size", "tie_embeddings"),
+    *("context", "rope_theta", "batch_tokens", "micro_batch_tokens", "precision", "optimizer", "learning_rate"),
+    *("embedding_learning_rate", "head_learning_rate", "norm_learning_rate", "weight_decay", "warmup", "decay"),
+    *("final_rate", "clip_norm", "spike_limit", "z_loss"),
+}
+"""Settings of `pretrain` that mean something to a proxy."""
+
+
 class MixtureConfig(StageConfig):
     """Which groups are weighed, by how many proxies of which kind, and for what."""
 
@@ -64,6 +73,11 @@ class MixtureConfig(StageConfig):
     def _fits(self) -> MixtureConfig:
         check_dimensions(self.by, self.bands)
         PretrainConfig.model_validate(self.transformer)
+        if unused := sorted(set(self.transformer) - PROXY_SETTINGS):
+            raise ValueError(
+                f"the transformer proxy knows no {unused[0]}: it is a new network that predicts next tokens, once "
+                f"over proxy_bytes of text; it takes {', '.join(sorted(PROXY_SETTINGS))}"
+            )
         if isinstance(self.target, dict) and not sum(self.target.values()) > 0:
             raise ValueError("`target` gives no group a weight above 0")
         return self
@@ -207,7 +221,10 @@ def _gather(
     found: dict[str, list[tuple[int, str]]] = {name: [] for name in wanted}
     for label, draw, text, _ in _pieces(config, directory, split):
         name = "*" if "*" in wanted else label
-        if name in wanted and draw < 2.0**63 * min(1.0, 1.2 * wanted[name] / max(sizes[name], 1)):
+        if name not in wanted:
+            continue
+        some = 1.2 * wanted[name] + 16 * PIECE  # so much more that chance leaves no group without any
+        if draw < 2.0**63 * min(1.0, some / max(sizes[name], 1)):
             found[name].append((draw, text))
     for name, pieces in found.items():
         pieces.sort()
@@ -317,7 +334,7 @@ def _gain(other: list[float], best: list[float]) -> dict[str, Any]:
 
 STAGE = Stage(
     name="mixture",
-    version=4,
+    version=5,
     config=MixtureConfig,
     inputs={
         "documents": Input(kinds=("documents",)),

@@ -92,7 +92,8 @@ class Muon(torch.optim.Optimizer):
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         grads: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
         for p in parameters:
-            self.state[p].setdefault("momentum", torch.zeros_like(p))
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
         own, momenta = _own(grads), _own([self.state[p]["momentum"] for p in parameters])
         torch._foreach_lerp_(momenta, own, 1 - group["momentum"])
         torch._foreach_lerp_(own, momenta, group["momentum"])  # the gradient is free to be written over
@@ -102,7 +103,8 @@ class Muon(torch.optim.Optimizer):
         scale: float | Tensor = max(1.0, rows / columns) ** 0.5
         if beta := group["row_beta"]:
             for p in parameters:
-                self.state[p].setdefault("row_squares", torch.zeros(rows, 1, device=p.device))
+                if "row_squares" not in self.state[p]:
+                    self.state[p]["row_squares"] = torch.zeros(rows, 1, device=p.device)
             scale = scale * row_scales(updates_NRC, [self.state[p]["row_squares"] for p in parameters], beta)
         scaled = (updates_NRC.float() * scale).unbind()
         updates, weights = [local_part(u, p) for u, p in zip(scaled, parameters, strict=True)], _own(parameters)
