@@ -8,6 +8,12 @@ own products are in the second figure, which is the floor with them.
 
     python benchmarks/training_speed.py --hidden 256 --depth 6
     python benchmarks/training_speed.py --hidden 512 --depth 8 --vocab 8192 --steps 6
+    python benchmarks/training_speed.py --device cuda --hidden 1536 --depth 24 --vocab 32768 --context 2048 \\
+        --document 2048 --batch 16384 --untied --peak 989.5
+
+On a GPU attention's products are not timed, and with --peak (its dense bfloat16 rate in TFLOP/s; H100 and H200 SXM
+989.5, A100 312, by NVIDIA's data sheets) the model's operations a second (6 a weight of every matrix and attention
+under a causal mask, `ModelConfig.flops_per_token`) are given as a share of that: MFU.
 """
 
 from __future__ import annotations
@@ -35,6 +41,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("hidden", 256), ("depth", 6), ("vocab", 4096), ("context", 256), ("batch", 8192)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--untied", action="store_true", help="a head of its own")
+    parser.add_argument("--peak", type=float, help="TFLOP/s of the device, for MFU")
     parser.add_argument("--document", type=int, default=150, help="tokens of a document")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of a turn")
     parser.add_argument("--turns", type=int, default=3)
@@ -42,10 +51,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = shape(options)
-    dtype = resolve_precision("auto", torch.device("cpu"))
-    batch = packed(options)
+    device = torch.device(options.device)
+    dtype = resolve_precision("auto", device)
+    batch = packed(options).to(device)
     model = Transformer(config)
     model.initialise(0)
+    model.to(device)
     kept, returned = {}, {}
     returned["plain"] = plain_step(copy.deepcopy(model), batch, dtype)
     for name, compiled in (("eager", False), ("ours", True)):
@@ -54,27 +65,30 @@ def main() -> None:
         f"{config.parameters() / 1e6:.2f}M parameters, {options.batch} tokens a step in rows of {options.context}, ",
         end="",
     )
-    print(f"{str(dtype).removeprefix('torch.')}, {options.threads} threads, torch {torch.__version__}")
+    where = f"{options.threads} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    print(f"{str(dtype).removeprefix('torch.')}, {where}, torch {torch.__version__}")
     times: dict[str, list[float]] = {name: [] for name in ("plain", "eager", "ours")}
     for name, step in returned.items():  # first: what is kept once is kept for all
-        times[name] = timed(step, options.steps)
+        times[name] = timed(step, options.steps, device)
     keep_freed_memory()
     linear, others = floors(config, batch, dtype, options)
     for _ in range(options.turns):
         for name, step in kept.items():
-            times[name] += timed(step, options.steps)
+            times[name] += timed(step, options.steps, device)
     again, others_again = floors(config, batch, dtype, options)
     linear, others = min(linear, again), min(others, others_again)
-    print(
-        f"floor: linear layers {linear * 1e3:.0f} ms, with attention and Muon {(linear + others) * 1e3:.0f} ms a step"
-    )
-    print("| step | ms, median (least-most) | n | tokens/s | of the linear floor | of the floor with all products |")
-    print("|-|-|-|-|-|-|")
+    also = "attention and Muon" if device.type == "cpu" else "Muon"
+    print(f"floor: linear layers {linear * 1e3:.0f} ms, with {also} {(linear + others) * 1e3:.0f} ms a step")
+    mfu = f" MFU of {options.peak:g} TFLOP/s |" if options.peak else ""
+    print(f"| step | ms, median (least-most) | n | tokens/s | of the linear floor | with {also} |{mfu}")
+    print("|-|-|-|-|-|-|" + ("-|" if options.peak else ""))
     for name, found in times.items():
         middle = statistics.median(found)
+        flops = config.flops_per_token(options.context) * options.batch / middle
+        mfu = f" {flops / options.peak / 1e12:.1%} |" if options.peak else ""
         print(
             f"| {name} | {middle * 1e3:.0f} ({min(found) * 1e3:.0f}-{max(found) * 1e3:.0f}) | {len(found)} | "
-            f"{options.batch / middle:,.0f} | {linear / middle:.0%} | {(linear + others) / middle:.0%} |"
+            f"{options.batch / middle:,.0f} | {linear / middle:.0%} | {(linear + others) / middle:.0%} |{mfu}"
         )
 
 
@@ -90,7 +104,7 @@ def shape(options: argparse.Namespace) -> ModelConfig:
         head_dim=64,
         max_position_embeddings=options.context,
         rope_theta=10_000.0,
-        tie_word_embeddings=True,
+        tie_word_embeddings=not options.untied,
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=0,
@@ -115,7 +129,7 @@ def our_step(model: Transformer, batch: Batch, dtype: torch.dtype, compiled: boo
             part.compile(dynamic=False)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16), compiled_loss(compiled):
+        with autocast(batch, dtype), compiled_loss(compiled):
             loss, weight = objective(model, batch, dtype)
         loss.backward()
         torch._foreach_div_([p.grad for p in model.parameters() if p.grad is not None], float(weight))
@@ -127,10 +141,14 @@ def our_step(model: Transformer, batch: Batch, dtype: torch.dtype, compiled: boo
     return step
 
 
+def autocast(batch: Batch, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
 def plain_step(model: Transformer, batch: Batch, dtype: torch.dtype) -> Callable[[], None]:
     """Its attention is PyTorch's under a mask of documents, as the network has it where no gradient is wanted."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    causal = torch.ones(batch.tokens.shape[1], batch.tokens.shape[1], dtype=torch.bool).tril()
+    causal = torch.ones(batch.tokens.shape[1], batch.tokens.shape[1], dtype=torch.bool).tril().to(batch.tokens.device)
     mask = (batch.documents[:, None, :, None] == batch.documents[:, None, None, :]) & causal
     cos_sin = [each.to(dtype) for each in rotary_of(model, batch)]
 
@@ -144,7 +162,7 @@ def plain_step(model: Transformer, batch: Batch, dtype: torch.dtype) -> Callable
     compiled = torch.compile(forward, dynamic=False)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with autocast(batch, dtype):
             loss = compiled()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
@@ -160,21 +178,41 @@ def rotary_of(model: Transformer, batch: Batch) -> tuple[torch.Tensor, torch.Ten
     return rotary(batch.positions, model.config.head_dim, model.config.rope_theta)
 
 
-def timed(step: Callable[[], None], steps: int) -> list[float]:
+def timed(step: Callable[[], None], steps: int, device: torch.device) -> list[float]:
     for _ in range(2):
         step()
     found = []
     for _ in range(steps):
+        wait_for(device)
         start = time.perf_counter()
         step()
+        wait_for(device)
         found.append(time.perf_counter() - start)
     return found
 
 
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def floors(config: ModelConfig, batch: Batch, dtype: torch.dtype, options: argparse.Namespace) -> tuple[float, float]:
-    """Seconds a step of the linear layers' products, and of the products of attention's tiles and of Muon."""
-    tokens = options.batch
-    linear = tokens * matmul_seconds_per_token(config, tokens, dtype, torch.device("cpu"))
+    """Seconds a step of the linear layers' products, and of those of attention's tiles (on a CPU) and of Muon."""
+    tokens, device = options.batch, batch.tokens.device
+    linear = tokens * matmul_seconds_per_token(config, tokens, dtype, device)
+    d, f, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    stacks = [
+        torch.randn(count, *shape, dtype=dtype, device=device)
+        for count, shape in ((4 * layers, (d, d)), (2 * layers, (f, d)), (layers, (d, f)))
+    ]
+
+    def muon() -> None:
+        for stack in stacks:
+            orthogonalise(stack)
+
+    others = min(timed(muon, 5, device))
+    if device.type != "cpu":
+        return linear, others
     heads, size = config.num_attention_heads, config.head_dim
     causal = torch.ones(options.context, options.context, dtype=torch.bool).tril()
     mask = (batch.documents[:, None, :, None] == batch.documents[:, None, None, :]) & causal
@@ -193,15 +231,7 @@ def floors(config: ModelConfig, batch: Batch, dtype: torch.dtype, options: argpa
                 torch.bmm(s, k)  # the output, and the queries' gradient
                 torch.bmm(s.mT, q)  # the keys' and the values' gradients
 
-    d, f, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    stacks = [torch.randn(4 * layers, d, d, dtype=dtype), torch.randn(2 * layers, f, d, dtype=dtype)]
-    stacks.append(torch.randn(layers, d, f, dtype=dtype))
-
-    def muon() -> None:
-        for stack in stacks:
-            orthogonalise(stack)
-
-    return linear, config.num_hidden_layers * min(timed(attention, 5)) + min(timed(muon, 5))
+    return linear, others + config.num_hidden_layers * min(timed(attention, 5, device))
 
 
 if __name__ == "__main__":

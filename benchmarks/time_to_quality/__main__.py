@@ -104,6 +104,8 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
         add_settings(parser.add_argument_group(f"settings of {contender}"), settings_of)
     options = parser.parse_args(arguments)
     assert settings_of is not None  # parse_args has asked for --contender
+    if not (options.text / "text.json").is_file():
+        parser.error(f"{options.text} has no text.json: make the text with `prepare`")
     settings = asdict(settings_of(**{name: getattr(options, name) for name in settings_of.__dataclass_fields__}))
     for seed in options.seed:
         contest(options, settings, seed)
