@@ -124,7 +124,8 @@ def fill(tokens: Path, packing: str, context: int) -> str:
     """How full the rows are, and how many documents that would fit into a row are cut all the same."""
     shards = pretrain.TokenShards(tokens, "train")
     loader = pretrain.Loader(pretrain.Documents(shards), context, 1, 0, packing=packing)
-    pieces = np.array([piece[0] for row in loader.epoch(0) for piece in row])
+    rows = loader.epoch(0)
+    pieces = rows.pieces[rows.index, 0]
     times = np.bincount(pieces, minlength=shards.documents)
     fitting = shards.lengths <= context
     return (

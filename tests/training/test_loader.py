@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmcraft.recipe.stage import UserError
-from lmcraft.training.loader import Loader, Prefetched
+from lmcraft.training.loader import WINDOW, Loader, Prefetched, pack, split_sequences
 from lmcraft.training.loss import IGNORE
 from lmcraft.training.objectives import Batch
 
@@ -46,7 +46,7 @@ def test_every_token_but_the_first_of_each_document_is_predicted_once(
 ) -> None:
     loader = Loader(Rows(lengths), row, 2, seed, packing=packing)
     if packing == "concatenate":
-        used = sorted(sum(stop - start for _, start, stop in pieces) for pieces in loader.epoch(0))
+        used = sorted(loader.epoch(0).used().tolist())
         assert all(size >= row - 1 for size in used[1:]), "one row at most is not full"
     batch = loader.collate(loader.epoch(0))
     labels = batch.labels[batch.labels != IGNORE]
@@ -58,11 +58,34 @@ def test_every_token_but_the_first_of_each_document_is_predicted_once(
     assert torch.equal(starts[:, 1:], batch.documents[:, 1:] != batch.documents[:, :-1]), "positions restart"
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(2, 90), min_size=1, max_size=300), st.integers(8, 40), st.integers(0, 3))
+def test_each_row_takes_the_longest_of_the_next_pieces_that_fits(lengths: list[int], row: int, seed: int) -> None:
+    pieces = split_sequences(np.array(lengths), row)
+    order = np.random.default_rng(seed).permutation(len(pieces))
+    waiting = order.tolist()
+    packed = pack(pieces, row, order)
+    for taken in packed:
+        free = row
+        for sequence, start, stop in taken.tolist():
+            sizes = [int(pieces[n, 2] - pieces[n, 1]) for n in waiting[:WINDOW]]
+            best = max(size for size in sizes if size <= free)
+            first = waiting.pop(sizes.index(best))
+            assert pieces[first].tolist() == [sequence, start, stop]
+            free -= best
+        left = [int(pieces[n, 2] - pieces[n, 1]) for n in waiting[:WINDOW]]
+        assert free < 2 or all(size > free for size in left), "the row ends when nothing fits"
+    assert not waiting
+    assert packed.used().sum() == (pieces[:, 2] - pieces[:, 1]).sum()
+    again = packed.reordered(np.arange(len(packed))[::-1].copy())
+    assert [each.tolist() for each in again] == [each.tolist() for each in packed][::-1]
+
+
 @pytest.mark.parametrize("packing", ["best_fit", "concatenate"])
 def test_a_batch_is_not_of_one_long_document(packing: str) -> None:
     loader = Loader(Rows([5000] * 8), 50, 8, seed=0, packing=packing)
-    rows = loader.epoch(0)
-    documents = [len({piece[0] for row in rows[i : i + 8] for piece in row}) for i in range(0, len(rows), 8)]
+    rows = list(loader.epoch(0))
+    documents = [len(set(np.concatenate(rows[i : i + 8])[:, 0])) for i in range(0, len(rows), 8)]
     assert np.mean(documents) > 4
 
 

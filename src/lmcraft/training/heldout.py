@@ -67,8 +67,9 @@ def monitored_batch(directory: Path, row_tokens: int, masking: Masking | None) -
     if heldout is None:
         return None
     loader = Loader(heldout, row_tokens, 1, seed=0, packing="concatenate")
-    rows = sorted(loader.epoch(0), key=lambda row: -sum(stop - start for _, start, stop in row))
-    batch = loader.collate(rows[: max(1, MONITORED_TOKENS // row_tokens)])
+    rows = loader.epoch(0)
+    fullest = np.argsort(-rows.used(), kind="stable")
+    batch = loader.collate(rows[row] for row in fullest[: max(1, MONITORED_TOKENS // row_tokens)])
     return batch if masking is None else replace(masking, seed=0)(batch, 0)
 
 
@@ -151,8 +152,8 @@ class _HeldOut:
     def batches(self, row_tokens: int, micro_rows: int) -> Iterator[tuple[str, Batch]]:
         """Batches of one source each, so that its loss costs nothing that is not measured anyway."""
         loader = Loader(self, row_tokens, micro_rows, seed=0)
-        group_of = np.array([self.groups[sequence] for sequence, _, _ in loader.pieces])
+        group_of = self.groups[loader.pieces[:, 0]]
         for group, source in enumerate(self.sources):
             rows = pack(loader.pieces, row_tokens, np.flatnonzero(group_of == group))
             for start in range(0, len(rows), micro_rows):
-                yield source, loader.collate(rows[start : start + micro_rows])
+                yield source, loader.collate(rows[row] for row in range(start, min(start + micro_rows, len(rows))))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,9 +17,6 @@ from lmcraft.recipe.stage import UserError
 from lmcraft.training.loss import IGNORE
 from lmcraft.training.ngram_labels import NgramLabels
 from lmcraft.training.objectives import Batch
-
-Piece = tuple[int, int, int]
-"""A run of tokens of one sequence: (sequence, start, stop)."""
 
 WINDOW = 128
 """Pieces looked at when a row wants one that fits."""
@@ -37,67 +35,121 @@ class Sequences(Protocol):
         ...
 
 
-def split_sequences(lengths: NDArray[np.int64], row_tokens: int) -> list[Piece]:
+@dataclass(frozen=True)
+class Rows:
+    """Rows of pieces. Row r has those that `index[starts[r] : starts[r + 1]]` names; a piece is a run of tokens of one
+    sequence, `pieces` [N, 3] int64: (sequence, start, stop)."""
+
+    pieces: NDArray[np.int64]
+    index: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, row: int) -> NDArray[np.int64]:
+        """The pieces of a row, [n, 3]."""
+        return self.pieces[self.index[self.starts[row] : self.starts[row + 1]]]
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        return (self[row] for row in range(len(self)))
+
+    def used(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+        ends = np.concatenate(([0], np.cumsum(self.pieces[self.index, 2] - self.pieces[self.index, 1])))
+        return ends[self.starts[1:]] - ends[self.starts[:-1]]
+
+    def reordered(self, order: NDArray[np.int64]) -> Rows:
+        sizes = np.diff(self.starts)[order]
+        starts = np.concatenate(([0], np.cumsum(sizes)))
+        return Rows(
+            self.pieces, self.index[np.repeat(self.starts[order] - starts[:-1], sizes) + np.arange(starts[-1])], starts
+        )
+
+
+def split_sequences(lengths: NDArray[np.int64], row_tokens: int) -> NDArray[np.int64]:
     """Whole sequences where they fit a row; longer ones cut into pieces that overlap by one token, so that every token
-    but the first of each sequence is predicted exactly once."""
-    pieces: list[Piece] = []
-    for sequence, length in enumerate(lengths.tolist()):
-        start = 0
-        while length - start > row_tokens:
-            pieces.append((sequence, start, start + row_tokens))
-            start += row_tokens - 1
-        if length - start > 1:
-            pieces.append((sequence, start, length))
-    return pieces
+    but the first of each sequence is predicted exactly once. [N, 3]: sequence, start, stop."""
+    step = row_tokens - 1
+    counts = np.where(lengths > 1, 1 + np.maximum(0, -(-(lengths - row_tokens) // step)), 0)
+    sequences = np.repeat(np.arange(len(lengths)), counts)
+    starts = step * (np.arange(len(sequences)) - np.repeat(np.cumsum(counts) - counts, counts))
+    return np.stack((sequences, starts, np.minimum(starts + row_tokens, lengths[sequences])), axis=1)
 
 
-def pack(pieces: Sequence[Piece], row_tokens: int, order: NDArray[np.int64]) -> list[list[Piece]]:
-    """Fill rows in the given order, each time with the longest of the next WINDOW pieces that still fits (best fit).
+def pack(pieces: NDArray[np.int64], row_tokens: int, order: NDArray[np.int64]) -> Rows:
+    """Fill rows with the pieces that `order` names, each time with the longest of the next WINDOW that still fits (best
+    fit).
 
     No token is dropped; what stays free in a row is padding. Ties go to the earlier piece.
     """
-    rows: list[list[Piece]] = []
-    upcoming = [pieces[i] for i in order[:WINDOW].tolist()]
-    following = iter(order[WINDOW:].tolist())
-    while upcoming:
-        row, free = [], row_tokens
-        while True:
-            best = -1
-            best_length = 0
-            for i, (_, start, stop) in enumerate(upcoming if free > 1 else ()):  # no piece is shorter than two tokens
-                if best_length < stop - start <= free:
-                    best, best_length = i, stop - start
-                    if best_length == free:
+    sizes = (pieces[:, 2] - pieces[:, 1])[order]
+    assert not len(sizes) or sizes.max() <= row_tokens, "a piece fits a row"
+    taken, starts = _best_fit(sizes, row_tokens, WINDOW)
+    return Rows(pieces, order[taken], starts)
+
+
+@numba.njit(cache=True, nogil=True)
+def _best_fit(sizes: np.ndarray, row_tokens: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    taken, starts = np.empty(len(sizes), np.int64), np.empty(len(sizes) + 1, np.int64)
+    upcoming = np.arange(min(window, len(sizes)))
+    waiting = following = len(upcoming)
+    rows = done = 0
+    while waiting:
+        starts[rows] = done
+        rows += 1
+        free = row_tokens
+        while free > 1:  # no piece is shorter than two tokens
+            best, best_size = -1, 0
+            for i in range(waiting):
+                size = sizes[upcoming[i]]
+                if best_size < size <= free:
+                    best, best_size = i, size
+                    if size == free:
                         break
             if best < 0:
                 break
-            row.append(upcoming.pop(best))
-            free -= best_length
-            for following_piece in following:
-                upcoming.append(pieces[following_piece])
-                break
-        rows.append(row)
-    return rows
+            taken[done] = upcoming[best]
+            done += 1
+            free -= best_size
+            upcoming[best : waiting - 1] = upcoming[best + 1 : waiting].copy()
+            if following < len(sizes):
+                upcoming[waiting - 1] = following
+                following += 1
+            else:
+                waiting -= 1
+    starts[rows] = done
+    return taken, starts[: rows + 1]
 
 
-def concatenate(lengths: NDArray[np.int64], row_tokens: int, order: NDArray[np.int64]) -> list[list[Piece]]:
+def concatenate(lengths: NDArray[np.int64], row_tokens: int, order: NDArray[np.int64]) -> Rows:
     """Fill rows with sequences one after the other, cut wherever a row is full; only the last row has padding.
 
     A piece that goes on in the next row begins there with the token it ended with, so that none goes unpredicted.
     """
-    rows: list[list[Piece]] = [[]]
-    free = row_tokens
-    for sequence in order.tolist():
-        start, length = 0, int(lengths[sequence])
+    pieces, starts = _one_after_the_other(lengths, row_tokens, order)
+    return Rows(pieces, np.arange(len(pieces)), starts)
+
+
+@numba.njit(cache=True, nogil=True)
+def _one_after_the_other(lengths: np.ndarray, row_tokens: int, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    most = len(lengths) + lengths.sum() // max(1, row_tokens - 2) + 2  # a full row takes so many new tokens at least
+    pieces, starts = np.empty((most, 3), np.int64), np.empty(most + 1, np.int64)
+    done = rows = free = 0
+    for sequence in order:
+        start, length = 0, lengths[sequence]
         while length - start > 1:
             if free < 2:
-                rows.append([])
+                starts[rows] = done
+                rows += 1
                 free = row_tokens
             stop = min(start + free, length)
-            rows[-1].append((sequence, start, stop))
+            pieces[done, 0], pieces[done, 1], pieces[done, 2] = sequence, start, stop
+            done += 1
             free -= stop - start
             start = stop if stop == length else stop - 1
-    return [row for row in rows if row]
+    starts[rows] = done
+    return pieces[:done].copy(), starts[: rows + 1].copy()
 
 
 class Loader:
@@ -126,9 +178,9 @@ class Loader:
         self.ngram_labels, self.tokenizer = ngram_labels, tokenizer
         self._place_of = np.concatenate(([0], np.cumsum(sequences.lengths)))
         self.pieces = split_sequences(sequences.lengths, row_tokens)
-        if not self.pieces:
+        if not len(self.pieces):
             raise UserError("there is nothing to train on: no sequence has two tokens; add text")
-        self._epochs: dict[int, list[list[Piece]]] = {}
+        self._epochs: dict[int, Rows] = {}
         self._firsts = [0]
 
     def fingerprint(self) -> str:
@@ -141,7 +193,7 @@ class Loader:
             digest.update(b"" if mask is None else np.packbits(mask).tobytes())
         return digest.hexdigest()
 
-    def epoch(self, number: int) -> list[list[Piece]]:
+    def epoch(self, number: int) -> Rows:
         """The rows of an epoch."""
         if number not in self._epochs:
             random = np.random.default_rng([self.seed, number])
@@ -150,7 +202,7 @@ class Loader:
                 lengths = self.sequences.lengths
                 rows = concatenate(lengths, self.row_tokens, random.permutation(len(lengths)))
                 # Neighbouring rows are of one document where it is long: a batch of them would be of a single book.
-                self._epochs[number] = [rows[i] for i in random.permutation(len(rows)).tolist()]
+                self._epochs[number] = rows.reordered(random.permutation(len(rows)))
             else:
                 self._epochs[number] = pack(self.pieces, self.row_tokens, random.permutation(len(self.pieces)))
         return self._epochs[number]
@@ -164,7 +216,7 @@ class Loader:
             batch = replace(batch, other_labels=others, other_share=self.ngram_labels.share)
         return batch if self.masking is None else self.masking(batch, step)
 
-    def _row(self, number: int) -> list[Piece]:
+    def _row(self, number: int) -> NDArray[np.int64]:
         while number >= self._firsts[-1]:
             self._firsts.append(self._firsts[-1] + len(self.epoch(len(self._firsts) - 1)))
         epoch = int(np.searchsorted(self._firsts, number, side="right")) - 1
@@ -172,23 +224,25 @@ class Loader:
 
     def fill(self) -> float:
         """Share of the positions of the first epoch's rows that hold a token; the rest is padding."""
-        rows = self.epoch(0)
-        return sum(stop - start for row in rows for _, start, stop in row) / (len(rows) * self.row_tokens)
+        used = self.epoch(0).used()
+        return int(used.sum()) / (len(used) * self.row_tokens)
 
-    def places(self, rows: Sequence[Sequence[Piece]]) -> NDArray[np.int64]:
+    def places(self, rows: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
         """[R, T]: where in the sequences, one after the other, the token stands that each position predicts; -1 where
         it predicts none."""
+        rows = list(rows)
         places = np.full((len(rows), self.row_tokens), -1, np.int64)
         for r, row in enumerate(rows):
             at = 0
-            for sequence, start, stop in row:
+            for sequence, start, stop in row.tolist():
                 end = at + stop - start
                 places[r, at : end - 1] = np.arange(start + 1, stop) + self._place_of[sequence]
                 at = end
         return places
 
-    def collate(self, rows: Sequence[Sequence[Piece]]) -> Batch:
+    def collate(self, rows: Iterable[NDArray[np.int64]]) -> Batch:
         """Rows of pieces -> tensors. Padding is token 0, its own document, and predicts nothing."""
+        rows = list(rows)
         shape = (len(rows), self.row_tokens)
         tokens = np.zeros(shape, np.int64)
         labels = np.full(shape, IGNORE, np.int64)
@@ -196,7 +250,7 @@ class Loader:
         documents = np.full(shape, -1, np.int64)
         for r, row in enumerate(rows):
             at = 0
-            for number, (sequence, start, stop) in enumerate(row):
+            for number, (sequence, start, stop) in enumerate(row.tolist()):
                 end = at + stop - start
                 ids = self.sequences.tokens_of(sequence)[start:stop].astype(np.int64)
                 tokens[r, at:end] = ids

@@ -95,7 +95,8 @@ def transformer_proxy(
             nats = 0.0
             with torch.no_grad():
                 for first in range(0, len(packed), 8):
-                    loss, _ = next_token()(model, collate(packed[first : first + 8]).to(machine.device), torch.float32)
+                    batch = collate(packed[row] for row in range(first, min(first + 8, len(packed))))
+                    loss, _ = next_token()(model, batch.to(machine.device), torch.float32)
                     nats += float(loss)
             bits.append(nats / (math.log(2) * size))
         return bits
