@@ -4,8 +4,8 @@
         --change kv_heads=1 --change adam.beta2=0.95 --change muon.momentum=0.97 muon.row_beta=0.99
 
 TEXT is what `python -m benchmarks.time_to_quality prepare` made. The base has the defaults of `pretrain` and what
---set says; each --change is a variant of it. Names are settings of `pretrain`, or `muon.` with momentum, row_beta,
-cautious or steps, or `adam.` with beta1 or beta2. Judged as in the contest, on its tuning pieces: bits per byte for
+--set says; each --change is a variant of it. Names are settings of `pretrain`, or `muon.` with momentum, row_beta or
+cautious, or `adam.` with beta1 or beta2. Judged as in the contest, on its tuning pieces: bits per byte for
 each seed, and the difference to the base, paired by seeds and pieces, with two standard errors over pieces. The
 seeds' own spread is that of the base's row: smaller differences say nothing, whatever the pieces say.
 """
@@ -34,7 +34,7 @@ from lmcraft.training import loop, pretrain
 from lmcraft.training.config import PretrainConfig
 from lmcraft.training.muon import Muon
 
-OPTIMIZERS = {"muon": ("momentum", "row_beta", "cautious", "steps"), "adam": ("beta1", "beta2")}
+OPTIMIZERS = {"muon": ("momentum", "row_beta", "cautious"), "adam": ("beta1", "beta2")}
 """What `--change` may say of them."""
 
 BASE = {"depth": 4, "hidden_size": 192, "context": 256, "tie_embeddings": False, "evaluations": 0, "max_epochs": 1000.0}
@@ -136,9 +136,6 @@ def changed_optimizers(changes: dict[str, Any]) -> Iterator[None]:
 
 
 def change(optimizer: torch.optim.Optimizer, what: str, value: Any) -> None:
-    if isinstance(optimizer, Muon) and what == "steps":
-        optimizer.steps = value
-        return
     for group in optimizer.param_groups:
         if what in ("beta1", "beta2"):
             group["betas"] = (value, group["betas"][1]) if what == "beta1" else (group["betas"][0], value)

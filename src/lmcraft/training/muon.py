@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmcraft.training.parallel import full_matrix, local_part
 
-POLAR_EXPRESS = (
+FROM_A_THOUSANDTH = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
@@ -24,22 +24,34 @@ POLAR_EXPRESS = (
 """Odd polynomials a·x + b·x³ + c·x⁵, one a step, that take singular values from [0.001, 1] closest to 1 (Amsel et al.
 2025, The Polar Express, Algorithm 1)."""
 
+FROM_A_HUNDREDTH = (
+    (8.09336902, -23.62043159, 17.44615249),
+    (3.63658567, -2.72192686, 0.53654631),
+    (2.66129996, -1.97715451, 0.45261641),
+)
+"""The same for [0.01, 1], found as there, by linear programming on a grid: to within 0.27 of 1 in three steps."""
+
+NARROW = 256
+"""Matrices of up to so many rows or columns, among whose singular values a hundredth of the norm is little, take three
+steps: at 192 nothing is lost (docs/log.md), and wider ones were not tried."""
+
 SAFETY = 1.02
 """The polynomials diverge above 1, where rounding can push a singular value: each but the last aims this much lower
 (the same paper)."""
 
 
-def orthogonalise(matrices_NRC: Tensor, steps: int = len(POLAR_EXPRESS)) -> Tensor:
-    """The nearest semi-orthogonal matrices, about (singular values within some hundredths of 1, smaller for those that
-    were below a thousandth of the norm), [N, R, C] in the dtype given."""
+def orthogonalise(matrices_NRC: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices, about (singular values within 0.27 of 1, smaller for those that were below
+    a hundredth of the norm; within 0.13 and a thousandth where no side is `NARROW`), [N, R, C] in the dtype given."""
     X = matrices_NRC
     tall = X.shape[-2] > X.shape[-1]
     if tall:
         X = X.mT
     norm_N11 = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=torch.float32)
     X = X / (norm_N11 * SAFETY + 1e-7).to(X.dtype)
-    for step, coefficients in enumerate(POLAR_EXPRESS[:steps], 1):
-        scale = SAFETY if step < steps else 1.0
+    polynomials = FROM_A_HUNDREDTH if X.shape[-2] <= NARROW else FROM_A_THOUSANDTH
+    for step, coefficients in enumerate(polynomials, 1):
+        scale = SAFETY if step < len(polynomials) else 1.0
         a, b, c = (each / scale**power for each, power in zip(coefficients, (1, 3, 5), strict=True))
         G = X @ X.mT
         G = torch.baddbmm(G, G, G, beta=b, alpha=c)
@@ -66,9 +78,8 @@ class Muon(torch.optim.Optimizer):
         row_beta: float = 0.95,
         cautious: bool = True,
         precision: torch.dtype = torch.bfloat16,
-        steps: int = len(POLAR_EXPRESS),
     ):
-        self.precision, self.steps = precision, steps
+        self.precision = precision
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,
@@ -99,7 +110,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(own, momenta, group["momentum"])  # the gradient is free to be written over
         rows, columns = parameters[0].shape
         whole_NRC = torch.stack([full_matrix(g).to(self.precision) for g in grads])
-        updates_NRC = orthogonalise(whole_NRC, self.steps)
+        updates_NRC = orthogonalise(whole_NRC)
         scale: float | Tensor = max(1.0, rows / columns) ** 0.5
         if beta := group["row_beta"]:
             for p in parameters:
