@@ -88,7 +88,7 @@ MESHES: dict[int, dict[str, dict[str, int]]] = {
 
 CURVES = {
     2: [("shard", "adamw", 0), ("tensor", "muon", 0), ("shard", "muon", 2)],
-    4: [(name, "adamw", 0) for name in ("shard", "hybrid", "tensor", "context")],
+    4: [*((name, "adamw", 0) for name in ("shard", "hybrid", "tensor", "context")), ("hybrid", "muon", 0)],
 }
 """Mesh, optimizer, and how many tokens after the next one are predicted."""
 CLIPPED = 0.05
