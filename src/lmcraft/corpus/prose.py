@@ -56,7 +56,7 @@ def _count(data: np.ndarray, offsets: np.ndarray, table: np.ndarray, result: np.
     for document in range(len(offsets) - 1):
         place, stop = offsets[document], offsets[document + 1]
         characters = spaces = letters = marks = code_marks = lines = code_lines = 0
-        last = np.uint8(0)  # of this line, white space aside; 0: none yet
+        last = -1  # byte of this line, white space aside; -1: none yet
         while place < stop:
             byte = data[place]
             if byte < 0x80:
@@ -67,17 +67,17 @@ def _count(data: np.ndarray, offsets: np.ndarray, table: np.ndarray, result: np.
             characters += 1
             if bits & kernel.SPACE_BIT:
                 spaces += 1
-                if byte == 10 and last:
+                if byte == 10 and last >= 0:
                     lines += 1
                     code_lines += last in (59, 123, 125)
-                    last = np.uint8(0)
+                    last = -1
             else:
                 letters += bits & kernel.LETTER_BIT
                 marks += (bits & kernel.MARK_BIT) > 0
                 code_marks += (bits & kernel.CODE_BIT) > 0
-                last = byte
+                last = int(byte)
             place += size
-        if last:
+        if last >= 0:
             lines += 1
             code_lines += last in (59, 123, 125)
         result[0, document] = characters
