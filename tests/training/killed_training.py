@@ -29,7 +29,7 @@ from lmcraft.training.monitors import Monitors
 from lmcraft.training.ngram_labels import NgramLabels
 from lmcraft.training.objectives import next_token
 
-STEPS = 150
+STEPS = 300
 ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 """Look whether a child has ended, and leave it to be waited for."""
 
@@ -72,7 +72,7 @@ class Said(Progress):
 
 def run(folder: Path) -> None:
     torch.set_num_threads(1)
-    loop.CHECKPOINT_SECONDS = 0.06
+    loop.CHECKPOINT_SECONDS = 0.03
     scratch = folder / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     model = Transformer(SHAPE)
@@ -126,7 +126,7 @@ def main() -> None:
     begun: list[int] = []
     for _ in range(5):
         while len(begun) < kills and not forked(
-            folder / "killed", draw.uniform(0, whole / kills), after_a_checkpoint=len(begun) % 2 == 0
+            folder / "killed", draw.uniform(0, 0.5 * whole / kills), after_a_checkpoint=len(begun) % 2 == 0
         ):
             begun.append(int(said.read_text(encoding="utf-8").split()[3]) if said.exists() else 0)
         if len(begun) == kills:
