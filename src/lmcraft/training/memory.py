@@ -111,10 +111,9 @@ def plan_memory(
     layers = shape.num_hidden_layers + ahead
     kinds = [shape.kinds[layer % shape.num_hidden_layers] for layer in range(layers)]
     keys = {kind: _keys_kept(shape, device, row_tokens, shape.window(kind)) for kind in kinds}
-    per_token = sum(
-        _layer_bytes(shape, layer % shape.num_hidden_layers, size, keys[kind]) for layer, kind in enumerate(kinds)
-    )
-    per_token += sum(size * each for each in keys.values())  # the mask of each kind of layer
+    each = [_layer_bytes(shape, layer % shape.num_hidden_layers, size, keys[kind]) for layer, kind in enumerate(kinds)]
+    per_token = sum(each) + max(each)  # the backward pass holds the gradients of a layer while it goes through it
+    per_token += sum(size * kept for kept in keys.values())  # the mask of each kind of layer
     per_token += (4 + 2 * size) * shape.hidden_size  # the last norm
     copies = 0 if size == 4 else 2 * (parameters - tables)  # autocast's of the matrices
     chunk = CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS
