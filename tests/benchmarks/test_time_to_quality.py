@@ -123,15 +123,16 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `prepare` makes, of texts that count in words of two syllables."""
+    """What `prepare` makes, of words of two syllables drawn at random: a text that could be learnt by heart would be."""
     folder = tmp_path_factory.mktemp("text")
     syllables = [a + b for a in "bdfglmnprst" for b in "aeiou"]
     words = [a + b for a in syllables for b in syllables[:8]]
+    random = np.random.default_rng(0)
     rows = [
         {
             "kind": "book" if n % 2 else "lead",
             "name": str(n),
-            "text": " ".join(words[(n + 3 * i) % len(words)] for i in range(300)),
+            "text": " ".join(words[n] for n in random.integers(len(words), size=300)),
         }
         for n in range(60)
     ]
