@@ -123,7 +123,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `prepare` makes, of words of two syllables drawn at random: a text that could be learnt by heart would be."""
+    """What `prepare` makes, of words drawn at random: what can be learnt by heart, is."""
     folder = tmp_path_factory.mktemp("text")
     syllables = [a + b for a in "bdfglmnprst" for b in "aeiou"]
     words = [a + b for a in syllables for b in syllables[:8]]
